@@ -1,0 +1,55 @@
+//! The one configuration: what the node does, after everything that was written has been checked.
+
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use rmogstored_worker::spec::{Service, Settings};
+
+/// All settings of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The docroots with their listeners; one unless `multi`.
+    pub sites: Vec<SiteConfig>,
+    /// How many workers there are, and what they own.
+    pub workers: Workers,
+    /// What each worker acts on.
+    pub settings: Settings,
+    /// Where the master's process id is written.
+    pub pidfile: Option<PathBuf>,
+    /// Detach from the terminal.
+    pub daemonize: bool,
+    /// Descriptor that gets a JSON line for each event.
+    pub status_fd: Option<RawFd>,
+    /// Unix socket that gives the node's status to whoever connects.
+    pub status_socket: Option<PathBuf>,
+}
+
+/// One docroot and where it is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteConfig {
+    /// The folder that holds `dev1/`, `dev2/` ...
+    pub docroot: PathBuf,
+    /// Its listeners, in the order in which they were written.
+    pub listeners: Vec<ListenerConfig>,
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerConfig {
+    /// What is spoken there.
+    pub service: Service,
+    /// Where.
+    pub address: SocketAddr,
+}
+
+/// The `workers` setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// One per device; one per CPU while the docroots have no device. The default.
+    Device,
+    /// One per CPU that the process may use.
+    Cpu,
+    /// So many.
+    Count(usize),
+}

@@ -1,0 +1,7 @@
+//! The supervisor of rmogstored.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | the one configuration, its grammar, its checks |
+
+pub mod config;

@@ -1,0 +1,2 @@
+//! rmogstored: a MogileFS storage node.
+fn main() {}

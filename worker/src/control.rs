@@ -1,0 +1,120 @@
+//! Messages between master and worker: one JSON message per SOCK_SEQPACKET packet, which may
+//! carry a descriptor. This is the only definition for both sides.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// Longest packet on the control channel, in bytes.
+const MAX_MESSAGE: usize = 4096;
+
+/// What a worker tells the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Up {
+    /// It accepts connections.
+    Ready,
+    /// It has nothing left to do after [`Down::Drain`] and is about to exit.
+    Drained,
+    /// The sidechannel asked for a graceful quit of the node.
+    Shutdown,
+    /// The sidechannel set the disk threads per device: to be passed on to every worker.
+    AioThreads {
+        /// 1 to 100.
+        threads: usize,
+    },
+}
+
+/// What the master tells a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Down {
+    /// Stop accepting, finish what is in progress, exit.
+    Drain,
+    /// Use so many disk threads per device.
+    AioThreads {
+        /// 1 to 100.
+        threads: usize,
+    },
+    /// Open the log files again.
+    ReopenLogs,
+    /// A new worker's inbox; the packet carries its sending end.
+    Peer {
+        /// Its slot.
+        worker: u16,
+    },
+}
+
+/// One end of a control channel: non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    /// Makes both ends. Which end is whose is a matter of use.
+    pub fn pair() -> io::Result<(Channel, Channel)> {
+        let (a, b) = sys::socket::seqpacket_pair()?;
+        Ok((Channel(a), Channel(b)))
+    }
+
+    /// Sends one message, with a descriptor if given. `WouldBlock` when the other side does
+    /// not read, `BrokenPipe` when it is gone.
+    pub fn send(&self, message: &impl Serialize, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let packet = serde_json::to_vec(message)?;
+        sys::socket::send_with_fd(self.0.as_fd(), &[&packet], fd)
+    }
+
+    /// Receives one message. `Ok(None)`: the other side is gone. `WouldBlock`: nothing there.
+    /// `InvalidData`: not a message of this version.
+    pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Option<OwnedFd>)>> {
+        let mut packet = [0; MAX_MESSAGE];
+        let (len, fd) = sys::socket::receive_with_fd(self.0.as_fd(), &mut packet)?;
+        if len == 0 {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&packet[..len])
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(Some((message, fd)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn message_arrives_with_its_descriptor() {
+        let (master, worker) = Channel::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        master.send(&Down::Peer { worker: 7 }, Some(writer.as_fd())).unwrap();
+        drop(writer);
+        let (message, fd) = worker.receive::<Down>().unwrap().unwrap();
+        assert_eq!(message, Down::Peer { worker: 7 });
+        let mut pipe = std::fs::File::from(fd.unwrap());
+        std::io::Write::write_all(&mut pipe, b"x").unwrap();
+        drop(pipe);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn end_of_the_other_side_is_told_from_nothing_there() {
+        let (master, worker) = Channel::pair().unwrap();
+        let nothing = worker.receive::<Down>().unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        drop(master);
+        assert!(worker.receive::<Down>().unwrap().is_none());
+        assert!(worker.send(&Up::Ready, None).is_err());
+    }
+}

@@ -1,0 +1,324 @@
+//! The scoreboard: one shared anonymous mapping of atomics, made by the master before the first
+//! fork, seen by every worker. Each field has one writer (named in its comment) and any reader,
+//! so a crashed process can leave nothing locked or half-written that others wait for.
+
+use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
+
+use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::sys::shm;
+
+/// Worker slots: several generations live beside each other during a reload.
+pub const MAX_WORKERS: usize = 512;
+/// Device slots of all docroots together.
+pub const MAX_DEVICES: usize = 1024;
+/// Longest request path kept for the log of a crash: see PROTOCOL.md section 2.1.
+const PATH_WORDS: usize = 6;
+
+/// Handle to the mapping; copies refer to the same one.
+#[derive(Clone, Copy, Debug)]
+pub struct Scoreboard(&'static Board);
+
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Board {
+    draining: AtomicU8,
+    workers: [WorkerSlot; MAX_WORKERS],
+    devices: [DeviceSlot; MAX_DEVICES],
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum WorkerState {
+    /// No process has this slot.
+    Empty = 0,
+    /// Forked, not accepting yet. Written by the master.
+    Starting = 1,
+    /// Serving.
+    Running = 2,
+    /// Finishing what it has; hands nothing over any more.
+    Draining = 3,
+}
+
+/// What is known of a device's health.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum DeviceState {
+    /// The slot is unused, or the folder is gone from the docroot.
+    Absent = 0,
+    /// Served.
+    Ok = 1,
+    /// Its oldest disk operation is older than `stall_timeout`.
+    Stalled = 2,
+}
+
+/// Counters of one worker. Totals survive a crash and the respawn after it.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct WorkerSlot {
+    state: AtomicU8,
+    /// Its process id; the master writes it.
+    pub pid: AtomicU32,
+    /// Times its process was replaced after a crash; the master writes it.
+    pub restarts: AtomicU32,
+    /// Connections it holds.
+    pub connections: AtomicU32,
+    /// Connections on their way to its inbox; senders add, it subtracts.
+    pub inbox_pending: AtomicI32,
+    /// Milliseconds of CLOCK_MONOTONIC when its loop last went round.
+    pub heartbeat: AtomicU64,
+    /// Requests answered, sidechannel lines included.
+    pub requests: AtomicU64,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections handed to another worker.
+    pub handed_over: AtomicU64,
+    /// Bytes of bodies received.
+    pub bytes_in: AtomicU64,
+    /// Bytes of bodies sent.
+    pub bytes_out: AtomicU64,
+    /// Answers of class 5xx.
+    pub errors: AtomicU64,
+    /// Returns of epoll_wait with at least one event.
+    pub wakeups: AtomicU64,
+    last_path: [AtomicU64; PATH_WORDS],
+}
+
+/// Numbers of one device.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct DeviceSlot {
+    /// 0: never used; else site and devid, offset by one. Written by the master.
+    key: AtomicU64,
+    state: AtomicU8,
+    /// Worker that owns it; the master writes it.
+    owner: AtomicU32,
+    /// Disk operations queued or running; the owner writes it.
+    pub in_flight: AtomicU32,
+    /// Age of the oldest running one, in milliseconds; the owner writes it.
+    pub oldest_ms: AtomicU64,
+    /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
+    pub inline_reads: AtomicU8,
+    /// Counts what changed below it: PUTs and DELETEs; the owner writes it.
+    pub changes: AtomicU64,
+    /// KiB free for users, as `available` of the usage file; the owner writes it.
+    pub available: AtomicU64,
+    /// KiB, `used` of the usage file.
+    pub used: AtomicU64,
+    /// KiB, `total` of the usage file.
+    pub total: AtomicU64,
+    /// Unix seconds of the last look; 0: none yet.
+    pub looked_at: AtomicU64,
+    /// Busy per cent times 100 in the last interval; `u32::MAX`: not known.
+    pub busy: AtomicU32,
+}
+
+impl Scoreboard {
+    /// Maps a zeroed board that every process forked from now on shares.
+    pub fn new() -> io::Result<Scoreboard> {
+        shm::shared_board().map(Scoreboard)
+    }
+
+    /// The slot of a worker.
+    ///
+    /// # Panics
+    /// When the id is not below [`MAX_WORKERS`]; the master makes no others.
+    pub fn worker(&self, id: WorkerId) -> &'static WorkerSlot {
+        &self.0.workers[usize::from(id.0)]
+    }
+
+    /// The workers that have a process, in order of their slots.
+    pub fn live_workers(&self) -> impl Iterator<Item = (WorkerId, &'static WorkerSlot)> + use<> {
+        let workers = &self.0.workers;
+        (0u16..)
+            .zip(workers)
+            .filter(|(_, slot)| slot.state() != WorkerState::Empty)
+            .map(|(index, slot)| (WorkerId(index), slot))
+    }
+
+    /// True once the whole node is on its way out: no connection is handed over any more.
+    pub fn draining(&self) -> bool {
+        self.0.draining.load(Acquire) != 0
+    }
+
+    /// Set by the master before it tells the workers to drain.
+    pub fn set_draining(&self) {
+        self.0.draining.store(1, Release);
+    }
+
+    /// The slot of a device, if the master has listed it.
+    pub fn device(&self, key: DeviceKey) -> Option<&'static DeviceSlot> {
+        let wanted = packed(key);
+        for slot in probe(self.0, wanted) {
+            match slot.key.load(Acquire) {
+                0 => return None,
+                found if found == wanted => return Some(slot),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Lists a device with its owner, or gives it another owner. Master only.
+    /// `None`: the table is full.
+    pub fn list_device(&self, key: DeviceKey, owner: WorkerId) -> Option<&'static DeviceSlot> {
+        let wanted = packed(key);
+        let slot = probe(self.0, wanted).find(|slot| {
+            let found = slot.key.load(Relaxed);
+            found == 0 || found == wanted
+        })?;
+        slot.owner.store(u32::from(owner.0), Relaxed);
+        if slot.state() == DeviceState::Absent {
+            slot.busy.store(u32::MAX, Relaxed);
+            slot.looked_at.store(0, Relaxed);
+            slot.set_state(DeviceState::Ok);
+        }
+        slot.key.store(wanted, Release);
+        Some(slot)
+    }
+
+    /// Forgets a device whose folder is gone; its slot waits for its return. Master only.
+    pub fn forget_device(&self, key: DeviceKey) {
+        if let Some(slot) = self.device(key) {
+            slot.set_state(DeviceState::Absent);
+        }
+    }
+
+    /// The devices that are there, in ascending order of docroot and devid.
+    pub fn devices(&self) -> Vec<(DeviceKey, &'static DeviceSlot)> {
+        let mut all: Vec<_> = self
+            .0
+            .devices
+            .iter()
+            .filter(|slot| slot.key.load(Acquire) != 0 && slot.state() != DeviceState::Absent)
+            .map(|slot| (unpacked(slot.key.load(Relaxed)), slot))
+            .collect();
+        all.sort_by_key(|(key, _)| *key);
+        all
+    }
+}
+
+impl WorkerSlot {
+    /// Where the worker is in its life.
+    pub fn state(&self) -> WorkerState {
+        match self.state.load(Acquire) {
+            1 => WorkerState::Starting,
+            2 => WorkerState::Running,
+            3 => WorkerState::Draining,
+            _ => WorkerState::Empty,
+        }
+    }
+
+    /// Written by the worker, and by the master around its birth and death.
+    pub fn set_state(&self, state: WorkerState) {
+        self.state.store(state as u8, Release);
+    }
+
+    /// Master: a new process takes the slot. Totals stay, what belonged to the old process goes.
+    pub fn begin(&self, pid: u32) {
+        self.pid.store(pid, Relaxed);
+        self.connections.store(0, Relaxed);
+        self.last_path.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// Notes the path of the request just begun, for the log should the worker crash in it.
+    pub fn note_path(&self, path: &[u8]) {
+        let mut bytes = [0; PATH_WORDS * 8];
+        let len = path.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&path[..len]);
+        for (word, chunk) in self.last_path.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*chunk), Relaxed);
+        }
+    }
+
+    /// The path noted last; empty when there was no request.
+    pub fn last_path(&self) -> String {
+        let bytes: Vec<u8> =
+            self.last_path.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
+        let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..end]).into_owned()
+    }
+}
+
+impl DeviceSlot {
+    /// The device's health.
+    pub fn state(&self) -> DeviceState {
+        match self.state.load(Acquire) {
+            1 => DeviceState::Ok,
+            2 => DeviceState::Stalled,
+            _ => DeviceState::Absent,
+        }
+    }
+
+    /// Written by the owner (stalled or not) and by the master (there or not).
+    pub fn set_state(&self, state: DeviceState) {
+        self.state.store(state as u8, Release);
+    }
+
+    /// The worker that has the device's disk threads.
+    pub fn owner(&self) -> WorkerId {
+        WorkerId(self.owner.load(Relaxed) as u16)
+    }
+}
+
+fn packed(key: DeviceKey) -> u64 {
+    ((u64::from(key.site.0) << 32) | u64::from(key.devid)) + 1
+}
+
+fn unpacked(word: u64) -> DeviceKey {
+    let word = word - 1;
+    DeviceKey { site: SiteId((word >> 32) as u8), devid: word as u32 }
+}
+
+/// Open addressing: neighbours of the home slot, each once.
+fn probe(board: &'static Board, word: u64) -> impl Iterator<Item = &'static DeviceSlot> {
+    let home = word as usize % MAX_DEVICES;
+    board.devices[home..].iter().chain(&board.devices[..home])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(site: u8, devid: u32) -> DeviceKey {
+        DeviceKey { site: SiteId(site), devid }
+    }
+
+    #[test]
+    fn devices_are_found_in_spite_of_collisions() {
+        let board = Scoreboard::new().unwrap();
+        let twins = [key(0, 5), key(0, 5 + MAX_DEVICES as u32), key(1, 5)];
+        for (n, k) in twins.iter().enumerate() {
+            board.list_device(*k, WorkerId(n as u16)).unwrap();
+        }
+        for (n, k) in twins.iter().enumerate() {
+            assert_eq!(board.device(*k).unwrap().owner(), WorkerId(n as u16));
+        }
+        assert!(board.device(key(0, 6)).is_none());
+        board.forget_device(twins[1]);
+        let left: Vec<_> = board.devices().into_iter().map(|(k, _)| k).collect();
+        assert_eq!(left, [twins[0], twins[2]]);
+    }
+
+    #[test]
+    fn full_table_refuses_without_losing_anything() {
+        let board = Scoreboard::new().unwrap();
+        for devid in 1..=MAX_DEVICES as u32 {
+            assert!(board.list_device(key(0, devid), WorkerId(0)).is_some());
+        }
+        assert!(board.list_device(key(3, 9), WorkerId(0)).is_none());
+        assert_eq!(board.devices().len(), MAX_DEVICES);
+    }
+
+    #[test]
+    fn last_path_is_kept_whole_up_to_the_longest() {
+        let slot = WorkerSlot::default();
+        let longest = "/dev16777215/0/000/000/01234567890123456789.fid";
+        slot.note_path(longest.as_bytes());
+        assert_eq!(slot.last_path(), longest);
+        slot.note_path(b"/dev1/x");
+        assert_eq!(slot.last_path(), "/dev1/x");
+    }
+}

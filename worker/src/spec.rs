@@ -1,0 +1,124 @@
+//! What a worker is told when it starts. The master fills it in before the fork.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::control::Channel;
+use crate::scoreboard::Scoreboard;
+
+/// Number of a worker: its slot on the scoreboard. It keeps it over a respawn.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct WorkerId(pub u16);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Index of a docroot in [`WorkerSpec::sites`]; 0 unless the node runs with `--multi`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct SiteId(pub u8);
+
+/// A device of the node: docroot and devid. Devid 0 stands for the docroot itself, whose
+/// files (`/somefile`) are served as if it were a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct DeviceKey {
+    /// The docroot.
+    pub site: SiteId,
+    /// The N of `devN`, 1 to 16777215, or 0 for the docroot itself.
+    pub devid: u32,
+}
+
+impl fmt::Display for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.devid {
+            0 => f.write_str("docroot"),
+            devid => write!(f, "dev{devid}"),
+        }
+    }
+}
+
+/// One docroot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The folder that holds `dev1/`, `dev2/` ...
+    pub docroot: PathBuf,
+    /// True where a mgmtlisten serves this docroot: usage files are then written.
+    pub usage: bool,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Service {
+    /// `httplisten`: all of PROTOCOL.md section 2.
+    Http,
+    /// `httpgetlisten`: the read-only port of section 2.6.
+    HttpGet,
+    /// `mgmtlisten`: the sidechannel of section 3.
+    Mgmt,
+}
+
+/// A bound, listening socket shared by all workers.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket, non-blocking and close-on-exec.
+    pub fd: OwnedFd,
+    /// What is spoken on it.
+    pub service: Service,
+    /// Which docroot it serves.
+    pub site: SiteId,
+}
+
+/// The settings that a worker acts on. Durations of zero mean "never" where noted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Connections one worker holds at most.
+    pub maxconns: usize,
+    /// From a request's first byte to its whole head.
+    pub header_timeout: Duration,
+    /// Between two reads of a PUT body, and two successful writes of an answer.
+    pub body_timeout: Duration,
+    /// Between requests; zero: never.
+    pub idle_timeout: Duration,
+    /// Age of the oldest disk operation from which its device counts as stalled.
+    pub stall_timeout: Duration,
+    /// How long a drain may take before what is left is cut off; zero: no bound.
+    pub drain_timeout: Duration,
+    /// Disk threads per device, 1 to 100.
+    pub aio_threads: usize,
+    /// Disk operations that may wait for one device before 503 is answered.
+    pub max_queue: usize,
+}
+
+/// The sending end of another worker's inbox.
+#[derive(Debug)]
+pub struct Peer {
+    /// Whose inbox it is.
+    pub worker: WorkerId,
+    /// SOCK_SEQPACKET, non-blocking, close-on-exec.
+    pub inbox: OwnedFd,
+}
+
+/// Everything a worker starts with.
+#[derive(Debug)]
+pub struct WorkerSpec {
+    /// Its slot.
+    pub id: WorkerId,
+    /// The docroots, indexed by [`SiteId`].
+    pub sites: Vec<Site>,
+    /// The shared listeners.
+    pub listeners: Vec<Listener>,
+    /// What to act on.
+    pub settings: Settings,
+    /// The control channel to the master; its end means that the master is gone.
+    pub control: Channel,
+    /// The receiving end of its own inbox; it outlives the worker.
+    pub inbox: OwnedFd,
+    /// Where to hand connections over; the worker's own inbox is not among them.
+    pub peers: Vec<Peer>,
+    /// The counters that all processes share.
+    pub board: Scoreboard,
+}

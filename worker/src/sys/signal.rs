@@ -1,0 +1,33 @@
+//! Signals as events: signalfd(2).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// Blocked signals that arrive as events of a descriptor.
+#[derive(Debug)]
+pub struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks `signals` in the calling thread, and in those it starts, and opens their descriptor.
+    pub fn new(signals: &[Signal]) -> io::Result<Signals> {
+        let set: SigSet = signals.iter().copied().collect();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        Ok(Signals(SignalFd::with_flags(&set, flags)?))
+    }
+
+    /// The next signal that is pending, if any.
+    pub fn next(&self) -> Option<Signal> {
+        let info = self.0.read_signal().ok().flatten()?;
+        Signal::try_from(info.ssi_signo as i32).ok()
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -5,15 +5,19 @@
 //! |---|---|
 //! | [`config`] | the one configuration, its grammar, its checks |
 //! | [`inherit`] | listening sockets that an earlier process or systemd left open |
+//! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
 //! | [`notify`] | telling systemd |
+//! | [`pidfile`] | the pid file and its rules |
 //! | [`report`] | the status pipe's lines and the status socket's document |
 //! | [`supervise`] | the loop, its rules, its table of workers |
 
 pub mod config;
 pub mod inherit;
+pub mod limits;
 pub mod listeners;
 pub mod notify;
+pub mod pidfile;
 pub mod report;
 pub mod supervise;
 mod sys;

@@ -34,6 +34,8 @@ use rmogstored_worker::spec::{Service, SiteId, WorkerId, WorkerSpec};
 use supervise::policy::Exit;
 use supervise::{Outcome, Supervisor};
 
+pub use sys::fork;
+
 /// What the master calls that it does not know itself.
 pub struct Hooks {
     /// A whole worker, from its first step to its exit status. Called in the forked process.

@@ -10,43 +10,37 @@ const BESIDES: u64 = 64;
 /// Descriptors that a disk thread may hold: the device, the file, a temporary, a folder.
 const PER_DISK_THREAD: u64 = 4;
 
-/// Raises the soft limit to what `config` needs, never past the hard limit, and logs a warning
-/// when that is not enough: the node then lives with what it has. Workers inherit the limit.
+/// Raises the soft limit to what `config` may use, never past the hard limit, and logs a warning
+/// when not even its connections fit: the node then lives with what it has. Workers inherit it.
 pub fn raise_nofile(config: &Config) {
-    match raise(needed(config)) {
-        Ok(None) => {}
-        Ok(Some(shortage)) => log::warn!(
-            "maxconns = {} wants {} descriptors, RLIMIT_NOFILE allows {}: fewer connections at a time",
+    let needed = needed(config);
+    // A connection that is being answered may hold its file too.
+    match raise(needed + config.settings.maxconns as rlim_t) {
+        Ok(allowed) if allowed >= needed => {}
+        Ok(allowed) => log::warn!(
+            "maxconns = {} needs {needed} descriptors, RLIMIT_NOFILE allows {allowed}: \
+             fewer connections at a time",
             config.settings.maxconns,
-            shortage.needed,
-            shortage.allowed
         ),
         Err(errno) => log::warn!("RLIMIT_NOFILE stays as it is: {}", errno.desc()),
     }
 }
 
-/// Too few descriptors are to be had.
-#[derive(Debug, PartialEq, Eq)]
-struct Shortage {
-    needed: rlim_t,
-    allowed: rlim_t,
-}
-
-/// A connection that is being answered holds its file too.
 fn needed(config: &Config) -> rlim_t {
     let settings = &config.settings;
     let listeners = config.sites.iter().map(|site| site.listeners.len()).sum::<usize>();
     let disk = settings.aio_threads as rlim_t * PER_DISK_THREAD;
-    2 * settings.maxconns as rlim_t + listeners as rlim_t + disk + BESIDES
+    settings.maxconns as rlim_t + listeners as rlim_t + disk + BESIDES
 }
 
-fn raise(needed: rlim_t) -> nix::Result<Option<Shortage>> {
+/// The soft limit that came of it.
+fn raise(wanted: rlim_t) -> nix::Result<rlim_t> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let wanted = target(soft, hard, needed);
-    if wanted != soft {
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    let allowed = target(soft, hard, wanted);
+    if allowed != soft {
+        setrlimit(Resource::RLIMIT_NOFILE, allowed, hard)?;
     }
-    Ok((wanted < needed).then_some(Shortage { needed, allowed: wanted }))
+    Ok(allowed)
 }
 
 fn target(soft: rlim_t, hard: rlim_t, needed: rlim_t) -> rlim_t {
@@ -71,15 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn shortage_names_need_and_allowance() {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        assert_eq!(raise(1), Ok(None));
+    fn the_process_gets_what_the_hard_limit_allows() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(raise(1), Ok(soft));
         if hard == libc::RLIM_INFINITY {
             println!("SKIPPED: the hard limit is infinite");
             return;
         }
-        let meant = Shortage { needed: hard + 1, allowed: hard };
-        assert_eq!(raise(hard + 1), Ok(Some(meant)));
-        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+        assert_eq!(raise(hard + 1), Ok(hard));
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((hard, hard)));
     }
 }

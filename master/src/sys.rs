@@ -9,7 +9,7 @@ use nix::unistd::{ForkResult, Pid};
 /// Forks. `None` in the child.
 ///
 /// The master has one thread, so the child may go on with everything it inherited.
-pub(crate) fn fork() -> io::Result<Option<Pid>> {
+pub fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: the process has one thread, so no lock is held and no structure half-changed by
     // another one at this moment.
     match unsafe { nix::unistd::fork() }? {

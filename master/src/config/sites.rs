@@ -155,8 +155,7 @@ impl Check<'_> {
         let entries = self.files.iter().flat_map(|(_, entries)| entries);
         entries
             .chain(&self.options.entries)
-            .filter(|e| e.key.repeats() && values::address(&e.value) == Ok(listener.address))
-            .next_back()
+            .rfind(|e| e.key.repeats() && values::address(&e.value) == Ok(listener.address))
             .map(|entry| entry.origin.clone())
     }
 }

@@ -274,16 +274,18 @@ impl DeviceSlot {
     /// How full the device was at the last look; `None` before the first. Never waits: a writer
     /// that died half-way leaves numbers of two looks, one second apart.
     pub fn usage(&self) -> Option<Usage> {
-        for _ in 0..2000 {
-            let before = self.usage_version.load(Acquire);
-            let usage = self.read_usage();
-            fence(Acquire);
-            if before.is_multiple_of(2) && self.usage_version.load(Relaxed) == before {
-                return usage;
-            }
-            std::hint::spin_loop();
-        }
-        self.read_usage()
+        let mut attempts = (0..2000).map(|_| self.consistent_usage());
+        attempts.find_map(Result::ok).unwrap_or_else(|| self.read_usage())
+    }
+
+    /// `Err`: the owner is writing.
+    fn consistent_usage(&self) -> Result<Option<Usage>, ()> {
+        let before = self.usage_version.load(Acquire);
+        let usage = self.read_usage();
+        fence(Acquire);
+        let settled = before.is_multiple_of(2) && self.usage_version.load(Relaxed) == before;
+        std::hint::spin_loop();
+        settled.then_some(usage).ok_or(())
     }
 
     fn read_usage(&self) -> Option<Usage> {
@@ -454,15 +456,12 @@ mod tests {
         let usage = |n| Usage { available: n, total: n, used: n, time: n, source: n.to_string() };
         slot.publish(&usage(1), None);
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                for n in 1..20_000 {
-                    slot.publish(&usage(n), None);
-                    (0..200).for_each(|_| std::hint::spin_loop());
-                }
-            });
+            let writer = scope.spawn(|| (1..20_000).for_each(|n| slot.publish(&usage(n), None)));
             while !writer.is_finished() {
-                let seen = slot.usage().unwrap();
-                assert_eq!(seen, usage(seen.time));
+                if let Ok(seen) = slot.consistent_usage() {
+                    let seen = seen.unwrap();
+                    assert_eq!(seen, usage(seen.time));
+                }
             }
         });
     }

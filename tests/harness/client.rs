@@ -223,11 +223,6 @@ impl Answer {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The names of all headers, in order, joined by blanks.
-    pub fn names(&self) -> String {
-        self.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" ")
-    }
-
     fn parse(head: &str) -> Answer {
         let mut lines = head.split_terminator("\r\n");
         let line = lines.next().expect("split gives one").to_owned();

@@ -15,13 +15,17 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::Client;
-use super::wait::{Lines, until, until_some};
+use super::client::{Answer, Client};
+use super::wait::{Lines, until_some};
 
 /// Descriptor number that a socket given to [`Setup::inherit`] has in the daemon.
-pub const INHERITED_FD: &str = "4";
+pub const INHERITED_FD: &str = "3";
+/// What makes a daemon of [`Setup::bare`] report to the status pipe.
+pub const STATUS_FD: &str = "--status-fd=9";
 /// The shell sets limits, mounts and descriptors, then becomes the daemon: same process id.
-const BECOME_DAEMON: &str = "exec \"$0\" \"$@\" 3>&1 1>&2 4<&0 </dev/null";
+const BECOME_NODE: &str = "exec \"$0\" \"$@\" 9>&1 1>&2 3<&0 </dev/null";
+/// As above, with the standard output left to the command.
+const BECOME_COMMAND: &str = "exec \"$0\" \"$@\" 9>&1 3<&0 </dev/null";
 /// Variables of the surroundings that would change what the daemon does.
 const NOT_PASSED_ON: [&str; 6] = [
     "CMOGSTORED_FD",
@@ -39,7 +43,7 @@ pub struct Setup {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     shell: Vec<String>,
-    unshared: bool,
+    prefix: Vec<&'static str>,
     inherited: Option<OwnedFd>,
 }
 
@@ -76,7 +80,7 @@ impl Setup {
             args: Vec::new(),
             env: Vec::new(),
             shell: Vec::new(),
-            unshared: false,
+            prefix: Vec::new(),
             inherited: None,
         };
         setup.devices(2)
@@ -138,8 +142,16 @@ impl Setup {
     /// Runs a line of shell as [`Setup::shell`], with a mount namespace of the daemon's own.
     /// Needs root: see [`can_mount`].
     pub fn mount(mut self, line: &str) -> Setup {
-        self.unshared = true;
+        self.prefix = vec!["unshare", "-m"];
         self.shell(line)
+    }
+
+    /// Takes from a daemon run by root what lets root pass over file modes.
+    pub fn without_privilege(mut self) -> Setup {
+        if nix::unistd::geteuid().is_root() {
+            self.prefix = vec!["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+        }
+        self
     }
 
     /// Gives the daemon a descriptor, which it finds under the number [`INHERITED_FD`].
@@ -150,7 +162,7 @@ impl Setup {
 
     /// Starts the node and waits until it is ready.
     pub fn start(mut self) -> Node {
-        let mut child = self.command().spawn().expect("sh is there");
+        let mut child = self.command(BECOME_NODE).spawn().expect("sh is there");
         drop(self.inherited.take());
         let events = Lines::gather(child.stdout.take().expect("piped"));
         let stderr = Lines::gather(child.stderr.take().expect("piped"));
@@ -163,7 +175,7 @@ impl Setup {
 
     /// Runs the command until it ends by itself.
     pub fn run(mut self) -> Ended {
-        let mut child = self.command().spawn().expect("sh is there");
+        let mut child = self.command(BECOME_COMMAND).spawn().expect("sh is there");
         drop(self.inherited.take());
         let stdout = Lines::gather(child.stdout.take().expect("piped"));
         let stderr = Lines::gather(child.stderr.take().expect("piped"));
@@ -176,11 +188,11 @@ impl Setup {
         Ended { code: status.code(), stdout, stderr }
     }
 
-    fn command(&self) -> Command {
-        let script = [self.shell.join("\n"), BECOME_DAEMON.to_owned()].join("\n");
-        let mut command = Command::new(if self.unshared { "unshare" } else { "sh" });
-        command.args(self.unshared.then_some(["-m", "sh"]).into_iter().flatten());
-        command.args(["-ec", &script]).arg(binary()).args(self.defaults()).args(&self.args);
+    fn command(&self, last: &str) -> Command {
+        let script = [self.shell.join("\n"), last.to_owned()].join("\n");
+        let words = [&self.prefix[..], &["sh", "-ec", &script]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(binary()).args(self.defaults()).args(&self.args);
         for key in NOT_PASSED_ON {
             command.env_remove(key);
         }
@@ -194,7 +206,7 @@ impl Setup {
             "--docroot={dir}",
             "--httplisten=127.0.0.1:0",
             "--mgmtlisten=127.0.0.1:0",
-            "--status-fd=3",
+            STATUS_FD,
             "--status-socket={dir}/status.sock",
         ];
         let wanted = if self.bare { &[][..] } else { &defaults[..] };
@@ -266,6 +278,26 @@ impl Node {
     pub fn content(&self, path: &str) -> Vec<u8> {
         let file = self.file(path);
         fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    }
+
+    /// Sends one request on a connection of its own and insists that the answer has this status,
+    /// announces a close, and is followed by one.
+    pub fn closes_after(&self, request: impl AsRef<[u8]>, status: u16) -> Answer {
+        let mut client = self.client();
+        client.try_send(request);
+        let answer = client.answer().expect_and(status, "close");
+        client.closes();
+        answer
+    }
+
+    /// Sends one request on a connection of its own and insists that the answer has this status,
+    /// and that the next request on the connection is served.
+    pub fn stays_after(&self, request: impl AsRef<[u8]>, status: u16) -> Answer {
+        let mut client = self.client();
+        client.send(request);
+        let answer = client.answer().expect_and(status, "keep-alive");
+        client.stays_open();
+        answer
     }
 
     /// Waits for the first event of a kind.

@@ -25,7 +25,7 @@ fn version_and_help_are_printed() {
 
 #[test]
 fn usage_errors_exit_with_2() {
-    for arguments in [&["--no-such-option"][..], &["--docroot"], &["stray"], &["-W", "x"]] {
+    for arguments in [&["--no-such-option"][..], &["--docroot"], &["stray"]] {
         let setup = arguments.iter().fold(Setup::bare(), |setup, argument| setup.arg(argument));
         let ended = setup.run();
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
@@ -73,7 +73,7 @@ fn addresses_have_four_forms() {
 
 #[test]
 fn ipv6_is_served() {
-    let node = Setup::new().arg("--httplisten=[::1]:0").start();
+    let node = Setup::new().http("[::1]:0").start();
     assert!(node.http().is_ipv6());
     node.client().stays_open();
 }
@@ -291,7 +291,7 @@ fn pidfile_is_written_and_removed() {
 
 #[test]
 fn pidfile_of_a_dead_or_no_process_is_taken_over() {
-    for content in ["", "999999999\n", "not a number\n", "4194305\n"] {
+    for content in ["", "999999999\n", "4194305\n", "4194305"] {
         let setup = Setup::new();
         fs::write(setup.folder().join("pid"), content).unwrap();
         let node = setup.arg("--pidfile={dir}/pid").start();

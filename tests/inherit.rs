@@ -10,7 +10,7 @@ fn a_listener_whose_address_matches_is_taken_over() {
     let address = listener.local_addr().unwrap();
     let mut early = Client::connect(address);
     let node = Setup::new()
-        .arg(&format!("--httplisten={address}"))
+        .http(&address.to_string())
         .env("CMOGSTORED_FD", INHERITED_FD)
         .inherit(listener)
         .start();
@@ -36,7 +36,7 @@ fn a_listener_that_is_made_blocking_again_hangs_nobody() {
     let (address, sharer) = (listener.local_addr().unwrap(), listener.try_clone().unwrap());
     let node = Setup::new()
         .workers("2")
-        .arg(&format!("--httplisten={address}"))
+        .http(&address.to_string())
         .env("CMOGSTORED_FD", INHERITED_FD)
         .inherit(listener)
         .start();
@@ -53,7 +53,7 @@ fn listeners_may_come_from_systemd() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let node = Setup::new()
-        .arg(&format!("--httplisten={address}"))
+        .http(&address.to_string())
         .shell("export LISTEN_FDS=1 LISTEN_PID=$$")
         .inherit(listener)
         .start();

@@ -11,8 +11,10 @@ fn the_printed_curl_lines_work_when_pasted() {
     }
     let node = quickstart().start();
     let lines = curl_lines(&node, 3);
+    std::fs::write(node.file("/.curlrc"), "max-time = 10\nnoproxy = *\n").unwrap();
     for line in &lines {
-        let output = Command::new("sh").args(["-c", line]).output().expect("sh is there");
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", line]).env("CURL_HOME", node.docroot()).output().unwrap();
         assert!(output.status.success(), "{line}: {output:?}");
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();

@@ -40,6 +40,7 @@ const NOT_PASSED_ON: [&str; 6] = [
 pub struct Setup {
     folder: TempDir,
     bare: bool,
+    http: String,
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     shell: Vec<String>,
@@ -77,6 +78,7 @@ impl Setup {
         let setup = Setup {
             folder: folder.expect("the temporary folder is writable"),
             bare: false,
+            http: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
             env: Vec::new(),
             shell: Vec::new(),
@@ -113,6 +115,12 @@ impl Setup {
     /// `--workers`: `device`, `cpu` or a number.
     pub fn workers(self, mode: &str) -> Setup {
         self.arg(&format!("--workers={mode}"))
+    }
+
+    /// Where HTTP is to be spoken, instead of on a free port.
+    pub fn http(mut self, address: &str) -> Setup {
+        self.http = address.to_owned();
+        self
     }
 
     /// Writes a configuration file and passes it; `{dir}` in it stands for the folder.
@@ -202,9 +210,10 @@ impl Setup {
     }
 
     fn defaults(&self) -> Vec<String> {
+        let http = format!("--httplisten={}", self.http);
         let defaults = [
             "--docroot={dir}",
-            "--httplisten=127.0.0.1:0",
+            &http,
             "--mgmtlisten=127.0.0.1:0",
             STATUS_FD,
             "--status-socket={dir}/status.sock",

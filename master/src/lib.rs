@@ -1,7 +1,154 @@
-//! The supervisor of rmogstored.
+//! The supervisor of rmogstored: one process with one thread that binds, forks and looks after
+//! the workers, and never touches a disk.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | the one configuration, its grammar, its checks |
+//! | [`inherit`] | listening sockets that an earlier process or systemd left open |
+//! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
+//! | [`listeners`] | binding what was not inherited |
+//! | [`notify`] | telling systemd |
+//! | [`pidfile`] | the pid file and its rules |
+//! | [`report`] | the status pipe's lines and the status socket's document |
+//! | [`supervise`] | the loop, its rules, its table of workers |
 
 pub mod config;
+pub mod inherit;
+pub mod limits;
+pub mod listeners;
+pub mod notify;
+pub mod pidfile;
+pub mod report;
+pub mod supervise;
+mod sys;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use config::Config;
+use rmogstored_worker::spec::{Service, SiteId, WorkerId, WorkerSpec};
+use supervise::policy::Exit;
+use supervise::{Outcome, Supervisor};
+
+pub use sys::fork;
+
+/// What the master calls that it does not know itself.
+pub struct Hooks {
+    /// A whole worker, from its first step to its exit status. Called in the forked process.
+    pub worker: fn(WorkerSpec) -> i32,
+    /// Called in the forked process before `worker`: the place to start a log thread.
+    pub in_worker: fn(),
+    /// Called in the master once every worker accepts connections.
+    pub on_ready: Option<OnReady>,
+}
+
+/// Gets the listeners with their real ports.
+pub type OnReady = Box<dyn FnOnce(&[Listening])>;
+
+/// One address that the node serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    /// What is spoken there.
+    pub service: Service,
+    /// Which docroot it serves.
+    pub site: SiteId,
+    /// The bound address; never port 0.
+    pub address: SocketAddr,
+    /// The docroot itself.
+    pub docroot: PathBuf,
+}
+
+/// Why the node did not start, or could not go on.
+#[derive(Debug)]
+pub enum MasterError {
+    /// The environment announces sockets that cannot be taken over.
+    Inherit(inherit::InheritError),
+    /// An address cannot be listened on.
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The status pipe's number is no open descriptor.
+    StatusFd(RawFd),
+    /// The status socket cannot be made.
+    StatusSocket {
+        /// Its path.
+        path: PathBuf,
+        /// The errno, or that another process answers on it.
+        source: io::Error,
+    },
+    /// A worker ended before it was ready.
+    Start {
+        /// Its slot.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// A system call that the master cannot do without.
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+/// Serves until told to stop, and returns the exit status.
+///
+/// In a forked worker this does not return: the process ends with the worker's exit status.
+/// What the caller holds is then not dropped.
+pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
+    let inherited = inherit::take().map_err(MasterError::Inherit)?;
+    let listeners = listeners::open(&config.sites, inherited)?;
+    let supervisor = Supervisor::new(config, listeners, hooks.on_ready)?;
+    match supervisor.run()? {
+        Outcome::Finished(status) => Ok(status),
+        Outcome::Worker(spec) => work(*spec, hooks.in_worker, hooks.worker),
+    }
+}
+
+/// The rest of a worker's life. A panic must not unwind into the caller, whose stack belongs to
+/// the master: files it removes on the way out are still needed.
+fn work(spec: WorkerSpec, prepare: fn(), worker: fn(WorkerSpec) -> i32) -> ! {
+    const PANICKED: i32 = 101;
+    let life = AssertUnwindSafe(move || {
+        prepare();
+        worker(spec)
+    });
+    let status = catch_unwind(life).unwrap_or(PANICKED);
+    log::logger().flush();
+    std::process::exit(status)
+}
+
+impl MasterError {
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> MasterError {
+        move |source| MasterError::System { what, source }
+    }
+}
+
+impl fmt::Display for MasterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MasterError::Inherit(e) => e.fmt(f),
+            MasterError::Bind { address, source } => {
+                write!(f, "cannot listen on {address}: {source}")
+            }
+            MasterError::StatusFd(fd) => write!(f, "status_fd = {fd} is not an open descriptor"),
+            MasterError::StatusSocket { path, source } => {
+                write!(f, "cannot make the status socket {}: {source}", path.display())
+            }
+            MasterError::Start { worker, exit } => {
+                write!(f, "worker {worker} {exit} before it was ready")
+            }
+            MasterError::System { what, source } => write!(f, "{what}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for MasterError {}

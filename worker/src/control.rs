@@ -101,7 +101,7 @@ mod tests {
         let (message, fd) = worker.receive::<Down>().unwrap().unwrap();
         assert_eq!(message, Down::Peer { worker: 7 });
         let mut pipe = std::fs::File::from(fd.unwrap());
-        std::io::Write::write_all(&mut pipe, b"x").unwrap();
+        io::Write::write_all(&mut pipe, b"x").unwrap();
         drop(pipe);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();

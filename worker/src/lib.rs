@@ -5,9 +5,42 @@
 //! | [`spec`] | what a worker is told when it starts |
 //! | [`control`] | messages between master and worker |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
+//! | `event_loop` | waiting, tokens, what each event means |
+//! | `advance` | moving one connection on, acting on what it waits for |
+//! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
+//! | `accept`, `timer`, `drain`, `stall` | new connections; deadlines; leaving; the devices' clock |
+//! | [`conn`] | one client |
+//! | [`exchange`] | what passes between the loop and a disk thread |
+//! | [`handover`] | inboxes: connections from one worker to another |
+//! | [`http`] | parsers, answers and exchanges of HTTP |
+//! | [`disk`] | paths, devices, disk threads |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
+mod accept;
+mod advance;
+pub mod conn;
 pub mod control;
+pub mod disk;
+mod drain;
+mod event_loop;
+pub mod exchange;
+pub mod handover;
+pub mod http;
 pub mod scoreboard;
+mod serve;
 pub mod spec;
+mod stall;
 pub mod sys;
+mod timer;
+
+/// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
+pub fn run(spec: spec::WorkerSpec) -> i32 {
+    let id = spec.id;
+    match event_loop::Worker::new(spec).and_then(|mut worker| worker.run()) {
+        Ok(()) => 0,
+        Err(e) => {
+            log::error!("worker {id}: {e}");
+            1
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! so a crashed process can leave nothing locked or half-written that others wait for.
 
 use std::io;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
 
 use crate::spec::{DeviceKey, SiteId, WorkerId};
@@ -101,8 +101,8 @@ pub struct DeviceSlot {
     pub oldest_ms: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
-    /// Counts what changed below it: PUTs and DELETEs; the owner writes it.
-    pub changes: AtomicU64,
+    removals_begun: AtomicU64,
+    removals_done: AtomicU64,
     /// KiB free for users, as `available` of the usage file; the owner writes it.
     pub available: AtomicU64,
     /// KiB, `used` of the usage file.
@@ -257,9 +257,36 @@ impl DeviceSlot {
         self.state.store(state as u8, Release);
     }
 
+    /// To be held while a file loses a name: DELETE, and a PUT that replaces.
+    pub fn removal(&'static self) -> Removal {
+        self.removals_begun.fetch_add(1, AcqRel);
+        Removal(self)
+    }
+
+    /// A mark to take before a file is opened, for [`DeviceSlot::no_removal_since`].
+    pub fn removal_mark(&self) -> u64 {
+        self.removals_done.load(Acquire)
+    }
+
+    /// True when no worker has removed a file since the mark was taken, so that closing a file
+    /// opened after it frees no blocks.
+    pub fn no_removal_since(&self, mark: u64) -> bool {
+        self.removals_begun.load(Acquire) == mark
+    }
+
     /// The worker that has the device's disk threads.
     pub fn owner(&self) -> WorkerId {
         WorkerId(self.owner.load(Relaxed) as u16)
+    }
+}
+
+/// A file is losing a name; ends when dropped.
+#[derive(Debug)]
+pub struct Removal(&'static DeviceSlot);
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.0.removals_done.fetch_add(1, AcqRel);
     }
 }
 

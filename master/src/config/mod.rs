@@ -1,10 +1,32 @@
 //! The one configuration: what the node does, after everything that was written has been checked.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`parse`] | the keys, and the grammar of a configuration file |
+//! | [`values`] | the grammar of single values: addresses, durations, numbers |
+//! | [`check`] | options and files into a [`Config`], or every reason why not |
+//! | `sites` | docroots and listeners, one or several |
+//! | `written` | which of several places wins |
+//! | [`problem`] | what an operator is told, with file and line |
+//! | `print` | a [`Config`] written as a file that loads again |
 
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use rmogstored_worker::spec::{Service, Settings};
+
+pub mod check;
+pub mod parse;
+mod print;
+pub mod problem;
+mod sites;
+pub mod values;
+mod written;
+
+pub use check::{Loaded, Options, load};
+pub use parse::{Entry, Key};
+pub use problem::{Origin, Problem};
 
 /// All settings of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]

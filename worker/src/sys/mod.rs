@@ -1,5 +1,6 @@
 //! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind.
 
+pub mod file;
 pub mod shm;
 pub mod signal;
 pub mod socket;
@@ -7,7 +8,6 @@ pub mod socket;
 use std::io;
 
 /// Turns the -1 of a system call into the error in `errno`.
-#[expect(dead_code, reason = "used by the file calls")]
 pub(crate) fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -1,12 +1,15 @@
 //! Unix sockets that pass descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
     sendmsg, setsockopt, socketpair, sockopt,
 };
+
+use super::check;
 
 /// A connected pair of SOCK_SEQPACKET sockets: packets keep their borders, and each may carry a
 /// descriptor. Non-blocking, close-on-exec.
@@ -19,6 +22,29 @@ pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn widen(socket: BorrowedFd<'_>, bytes: usize) {
     if setsockopt(&socket, sockopt::SndBufForce, &bytes).is_err() {
         let _ = setsockopt(&socket, sockopt::SndBuf, &bytes);
+    }
+}
+
+/// Sends what the socket takes now; `more` says that more follows at once.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+    // nix has no name for it.
+    let more = MsgFlags::from_bits_retain(if more { libc::MSG_MORE } else { 0 });
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT | more;
+    loop {
+        match nix::sys::socket::send(socket.as_raw_fd(), bytes, flags) {
+            Err(nix::Error::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Receives what is there now. 0: the peer has shut down its writing side.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Err(nix::Error::EINTR) => {}
+            other => return Ok(other?),
+        }
     }
 }
 
@@ -68,6 +94,81 @@ pub fn receive_with_fd(
         return Err(io::Error::new(io::ErrorKind::InvalidData, "packet longer than the buffer"));
     }
     Ok((packet.bytes, fd))
+}
+
+/// Adds a listening socket to an epoll set so that one connection wakes one of the processes
+/// that wait for it: EPOLLEXCLUSIVE, level-triggered, epoll_ctl(2).
+#[expect(unsafe_code, reason = "mio cannot set EPOLLEXCLUSIVE")]
+pub fn watch_exclusively(
+    epoll: &impl AsRawFd,
+    listener: BorrowedFd<'_>,
+    token: usize,
+) -> io::Result<()> {
+    let events = (libc::EPOLLIN | libc::EPOLLEXCLUSIVE) as u32;
+    let mut event = libc::epoll_event { events, u64: token as u64 };
+    // SAFETY: `event` outlives the call.
+    let result = unsafe {
+        let (epoll, listener) = (epoll.as_raw_fd(), listener.as_raw_fd());
+        libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, listener, &raw mut event)
+    };
+    check(result.into()).map(|_| ())
+}
+
+/// Takes the next connection from a listener: accept4(2), non-blocking and close-on-exec.
+#[expect(unsafe_code, reason = "accept4 with the peer's address")]
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {
+    // SAFETY: plain bytes, for which zero is valid.
+    let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: address and length are valid for the call; an address that does not fit is cut.
+    let fd = unsafe {
+        libc::accept4(listener.as_raw_fd(), (&raw mut address).cast(), &raw mut len, flags)
+    };
+    let fd = check(fd.into())? as RawFd;
+    Ok((adopt(fd), unpack(&address)))
+}
+
+/// The address of the other side; unspecified when the connection is broken already.
+#[expect(unsafe_code, reason = "getpeername into the same structure as accept4")]
+pub fn peer_address(socket: BorrowedFd<'_>) -> SocketAddr {
+    // SAFETY: plain bytes, for which zero is valid.
+    let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // SAFETY: address and length are valid for the call; an address that does not fit is cut.
+    unsafe { libc::getpeername(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+    unpack(&address)
+}
+
+/// Milliseconds since data last came from the peer: `tcpi_last_data_recv`, tcp(7).
+#[expect(unsafe_code, reason = "TCP_INFO")]
+pub fn last_data_received(socket: BorrowedFd<'_>) -> Option<u32> {
+    // SAFETY: plain integers, for which zero is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `info`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then_some(info.tcpi_last_data_recv)
+}
+
+/// Reads an address of either family from the larger of the two structures.
+fn unpack(address: &libc::sockaddr_in6) -> SocketAddr {
+    let port = u16::from_be(address.sin6_port);
+    let ip = if i32::from(address.sin6_family) == libc::AF_INET6 {
+        IpAddr::V6(Ipv6Addr::from(address.sin6_addr.s6_addr)).to_canonical()
+    } else {
+        // In `sockaddr_in` the IPv4 address lies where `sockaddr_in6` has the flow label.
+        IpAddr::V4(Ipv4Addr::from(u32::from_be(address.sin6_flowinfo)))
+    };
+    SocketAddr::new(ip, port)
 }
 
 /// Takes a listening socket that an earlier process left open under this number.

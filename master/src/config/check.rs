@@ -1,0 +1,205 @@
+//! Options and files into a [`Config`], or every reason why not. Reads the files and looks at
+//! the docroots; binds, forks and changes nothing.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rmogstored_worker::spec::Settings;
+
+use super::parse::{self, Entry, Key};
+use super::problem::{Origin, Problem};
+use super::values::{self, Server};
+use super::written::{Found, absolute};
+use super::{Config, Workers};
+
+const NO_RELATIVE: &str = "relative paths are incompatible with --daemonize and SIGUSR2 upgrades";
+
+/// What was written on the command line. Kept by the master, which loads it again on SIGHUP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The configuration files, in order.
+    pub files: Vec<PathBuf>,
+    /// Each file describes a docroot of its own.
+    pub multi: bool,
+    /// The settings among the options.
+    pub entries: Vec<Entry>,
+    /// The environment's PATH: an upgrade finds its executable there.
+    pub search_path: Option<OsString>,
+}
+
+/// A configuration that holds, with what the operator should know about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the files and checks everything. On failure all problems, warnings among them.
+pub fn load(options: &Options) -> Result<Loaded, Vec<Problem>> {
+    let mut check = Check { options, files: Vec::new(), problems: Vec::new() };
+    check.read_files();
+    let config = check.config();
+    let problems = check.problems;
+    match config {
+        Some(config) if !problems.iter().any(Problem::is_error) => {
+            Ok(Loaded { config, warnings: problems })
+        }
+        _ => Err(problems),
+    }
+}
+
+/// The work of [`load`]: its input, what was read, what was found wrong.
+pub(super) struct Check<'a> {
+    pub options: &'a Options,
+    pub files: Vec<(PathBuf, Vec<Entry>)>,
+    pub problems: Vec<Problem>,
+}
+
+impl Check<'_> {
+    fn read_files(&mut self) {
+        for path in &self.options.files {
+            match fs::read(path) {
+                Ok(content) => {
+                    let (entries, problems) = parse::file(path, &content);
+                    self.files.push((path.clone(), entries));
+                    self.problems.extend(problems);
+                }
+                Err(e) => {
+                    let text = format!("config={}: {e}", path.display());
+                    self.error(text, Some(Origin::CommandLine));
+                }
+            }
+        }
+    }
+
+    fn config(&mut self) -> Option<Config> {
+        let sites = if self.options.multi { self.several_sites() } else { self.one_site() };
+        self.note_ignored();
+        let config = Config {
+            sites,
+            workers: self.workers(),
+            settings: self.settings(),
+            pidfile: self.pidfile(),
+            daemonize: self.daemonize(),
+            status_fd: self.single(Key::StatusFd, values::descriptor),
+            status_socket: self.single(Key::StatusSocket, values::socket_path).map(absolute),
+        };
+        self.refuse_shared_addresses(&config.sites);
+        if config.daemonize {
+            self.refuse_relative_paths();
+        }
+        Some(config)
+    }
+
+    fn settings(&mut self) -> Settings {
+        let seconds = Duration::from_secs;
+        let mut positive =
+            |key, default| self.single(key, values::positive_duration).unwrap_or(seconds(default));
+        let header_timeout = positive(Key::HeaderTimeout, 60);
+        let body_timeout = positive(Key::BodyTimeout, 60);
+        let stall_timeout = positive(Key::StallTimeout, 5);
+        let idle_timeout = self.single(Key::IdleTimeout, values::duration);
+        let drain_timeout = self.single(Key::DrainTimeout, values::duration);
+        let mut number = |key, most, default| {
+            self.single(key, |text| values::number(text, 1..=most)).unwrap_or(default)
+        };
+        Settings {
+            maxconns: number(Key::Maxconns, 10_000_000, 10_000),
+            header_timeout,
+            body_timeout,
+            idle_timeout: idle_timeout.unwrap_or(Duration::ZERO),
+            stall_timeout,
+            drain_timeout: drain_timeout.unwrap_or(seconds(3600)),
+            aio_threads: number(Key::AioThreads, 100, 10),
+            max_queue: number(Key::MaxQueue, 1_000_000, 1024),
+        }
+    }
+
+    fn workers(&mut self) -> Workers {
+        let ours = self.found(Key::Workers, values::workers);
+        let compatible = self.found(Key::WorkerProcesses, values::worker_processes);
+        if let (Some(a), Some(b)) = (&ours, &compatible)
+            && a.value != b.value
+        {
+            let text = format!(
+                "workers = {} contradicts worker_processes = {} ({})",
+                a.written, b.written, b.origin
+            );
+            self.error(text, Some(a.origin.clone()));
+        }
+        ours.or(compatible).map_or(Workers::Device, |found| found.value)
+    }
+
+    fn daemonize(&mut self) -> bool {
+        self.single(Key::Daemonize, |text| match text {
+            "" => Ok(true),
+            text => values::switch(text),
+        })
+        .unwrap_or(false)
+    }
+
+    fn pidfile(&mut self) -> Option<PathBuf> {
+        let Found { value, origin, .. } = self.same_path(Key::Pidfile)?;
+        let path = absolute(value);
+        if !path.parent().is_some_and(Path::is_dir) {
+            let text = format!("pidfile={}: its folder does not exist", path.display());
+            self.error(text, Some(origin));
+        } else if path.is_dir() {
+            self.error(format!("pidfile={} is a folder", path.display()), Some(origin));
+        }
+        Some(path)
+    }
+
+    fn note_ignored(&mut self) {
+        for entry in self.written(Key::Serverbin) {
+            self.warn(format!("serverbin = {} ignored", entry.value), Some(entry.origin));
+        }
+    }
+
+    pub(super) fn note_internal_http(&mut self) {
+        for entry in self.written(Key::Server) {
+            if values::server(&entry.value) == Ok(Server::Http) {
+                let text = "using internal HTTP for 'server = perlbal' instead";
+                self.warn(text, Some(entry.origin));
+            }
+        }
+    }
+
+    // Relative paths: the daemon's working folder is `/`, and its successor's too.
+
+    fn refuse_relative_paths(&mut self) {
+        let before = self.problems.len();
+        for file in &self.options.files {
+            self.refuse_relative("config", file, Origin::CommandLine);
+        }
+        for key in [Key::Docroot, Key::Pidfile, Key::StatusSocket] {
+            for entry in self.written(key) {
+                self.refuse_relative(key.name(), Path::new(&entry.value), entry.origin);
+            }
+        }
+        let search = self.options.search_path.clone().unwrap_or_default();
+        let mut elements = search.as_bytes().split(|b| *b == b':');
+        if !search.is_empty() && elements.any(|element| !element.starts_with(b"/")) {
+            let text = format!("PATH environment contains relative path: {}", search.display());
+            self.error(text, None);
+        }
+        if self.problems.len() > before {
+            self.error(NO_RELATIVE, None);
+        }
+    }
+
+    fn refuse_relative(&mut self, name: &str, path: &Path, origin: Origin) {
+        if path.is_relative() {
+            let text = format!("{name}={} must use an absolute path", path.display());
+            self.error(text, Some(origin));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The docroots and their listeners: what each file and the command line say about them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use rmogstored_worker::spec::Service;
+
+use super::check::Check;
+use super::parse::Entry;
+use super::parse::Key;
+use super::problem::Origin;
+use super::values::{self, Server};
+use super::written::{Found, absolute, of_key};
+use super::{ListenerConfig, SiteConfig};
+
+const DEFAULT_DOCROOT: &str = "/var/mogdata";
+const DEFAULT_LISTENERS: [(Service, &str); 2] =
+    [(Service::Http, "0.0.0.0:7500"), (Service::Mgmt, "0.0.0.0:7501")];
+
+impl Check<'_> {
+    pub(super) fn one_site(&mut self) -> Vec<SiteConfig> {
+        if self.options.files.len() > 1 {
+            self.error("several --config make sense with --multi only", Some(Origin::CommandLine));
+            return Vec::new();
+        }
+        let docroot = self.same_path(Key::Docroot);
+        let server = self.single(Key::Server, values::server).unwrap_or(Server::Http);
+        self.note_internal_http();
+        let mut listeners = Vec::new();
+        for key in [Key::Httplisten, Key::Httpgetlisten, Key::Mgmtlisten] {
+            listeners.extend(self.addresses(self.nearest(key)));
+        }
+        let written = [Key::Httplisten, Key::Httpgetlisten, Key::Mgmtlisten];
+        if !written.iter().any(|key| !self.nearest(*key).is_empty()) {
+            listeners.extend(default_listeners());
+        }
+        let docroot = match docroot {
+            Some(Found { value, origin, .. }) => self.docroot(&value, Some(origin)),
+            None => self.docroot(Path::new(DEFAULT_DOCROOT), None),
+        };
+        let place = self.files.first().map(|(path, _)| path.clone());
+        let site = self.site(docroot, listeners, server, place);
+        site.into_iter().collect()
+    }
+
+    pub(super) fn several_sites(&mut self) -> Vec<SiteConfig> {
+        self.refuse_options_of_one_site();
+        if self.options.files.is_empty() {
+            self.error("--multi needs at least one --config", Some(Origin::CommandLine));
+        }
+        self.note_internal_http();
+        let forced = self.option(Key::Server, values::server);
+        let mut sites = Vec::new();
+        let mut seen: HashMap<PathBuf, Origin> = HashMap::new();
+        for (path, entries) in self.files.clone() {
+            let server = self.in_file(&entries, Key::Server, values::server).map(|f| f.value);
+            let mut listeners = Vec::new();
+            for key in [Key::Httplisten, Key::Httpgetlisten, Key::Mgmtlisten] {
+                listeners.extend(self.addresses(of_key(&entries, key)));
+            }
+            if listeners.is_empty() {
+                self.error(format!("{}: no listener", path.display()), None);
+                continue;
+            }
+            let Some(docroot) = self.in_file(&entries, Key::Docroot, values::path) else {
+                if !entries.iter().any(|e| e.key == Key::Docroot) {
+                    self.error(format!("{}: no docroot", path.display()), None);
+                }
+                continue;
+            };
+            let Found { value, written, origin } = docroot;
+            let docroot = self.docroot(&value, Some(origin.clone()));
+            let real = fs::canonicalize(&value).unwrap_or(value);
+            if let Some(first) = seen.get(&real) {
+                let text = format!("docroot={written} is already that of {first}");
+                self.error(text, Some(origin.clone()));
+            }
+            seen.insert(real, origin);
+            let server = forced.or(server).unwrap_or(Server::Http);
+            sites.extend(self.site(docroot, listeners, server, Some(path)));
+        }
+        sites
+    }
+
+    fn refuse_options_of_one_site(&mut self) {
+        for key in [Key::Docroot, Key::Httplisten, Key::Mgmtlisten] {
+            if self.options.entries.iter().any(|e| e.key == key) {
+                let text = format!("--{} cannot be used with --multi", key.name());
+                self.error(text, Some(Origin::CommandLine));
+            }
+        }
+    }
+
+    fn site(
+        &mut self,
+        docroot: Option<PathBuf>,
+        mut listeners: Vec<ListenerConfig>,
+        server: Server,
+        place: Option<PathBuf>,
+    ) -> Option<SiteConfig> {
+        if server == Server::None {
+            listeners.retain(|listener| listener.service == Service::Mgmt);
+            if listeners.is_empty() {
+                let place = place.map_or(String::new(), |p| format!("{}: ", p.display()));
+                self.error(format!("{place}no listener: 'server = none' needs mgmtlisten"), None);
+            }
+        }
+        Some(SiteConfig { docroot: docroot?, listeners })
+    }
+
+    fn docroot(&mut self, path: &Path, origin: Option<Origin>) -> Option<PathBuf> {
+        let shown = path.display();
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Some(absolute(path.to_owned())),
+            Ok(_) => self.error(format!("docroot={shown} is not a folder"), origin),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.error(format!("docroot={shown} does not exist"), origin);
+            }
+            Err(e) => self.error(format!("docroot={shown}: {e}"), origin),
+        }
+        None
+    }
+
+    fn addresses(&mut self, entries: Vec<Entry>) -> Vec<ListenerConfig> {
+        let mut listeners = Vec::new();
+        for entry in entries {
+            let service = match entry.key {
+                Key::Httplisten => Service::Http,
+                Key::Httpgetlisten => Service::HttpGet,
+                _ => Service::Mgmt,
+            };
+            if let Some(found) = self.convert(&entry, values::address) {
+                listeners.push(ListenerConfig { service, address: found.value });
+            }
+        }
+        listeners
+    }
+
+    pub(super) fn refuse_shared_addresses(&mut self, sites: &[SiteConfig]) {
+        let mut seen = Vec::new();
+        for listener in sites.iter().flat_map(|site| &site.listeners) {
+            let address = listener.address;
+            if address.port() != 0 && seen.contains(&address) {
+                let origin = self.address_origin(listener);
+                self.error(format!("{address} is given to more than one listener"), origin);
+            }
+            seen.push(address);
+        }
+    }
+
+    /// The last place where that address was written.
+    fn address_origin(&self, listener: &ListenerConfig) -> Option<Origin> {
+        let entries = self.files.iter().flat_map(|(_, entries)| entries);
+        entries
+            .chain(&self.options.entries)
+            .rfind(|e| e.key.repeats() && values::address(&e.value) == Ok(listener.address))
+            .map(|entry| entry.origin.clone())
+    }
+}
+
+fn default_listeners() -> impl Iterator<Item = ListenerConfig> {
+    DEFAULT_LISTENERS.into_iter().filter_map(|(service, address)| {
+        Some(ListenerConfig { service, address: values::address(address).ok()? })
+    })
+}

@@ -1,0 +1,189 @@
+//! Listening sockets left open by an earlier process: `CMOGSTORED_FD`, also set for a successor,
+//! and systemd's `LISTEN_FDS`. PROTOCOL.md section 8.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use rmogstored_worker::sys::socket::adopt_inherited;
+
+use crate::sys;
+
+/// The variable that names inherited descriptors, known to cmogstored as well.
+pub const VARIABLE: &str = "CMOGSTORED_FD";
+/// Where systemd's descriptors begin: sd_listen_fds(3).
+const SYSTEMD_FIRST: RawFd = 3;
+
+/// An inherited socket and the address it is bound to.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// `None`: not an internet socket.
+    pub address: Option<SocketAddr>,
+}
+
+/// What is wrong with the announced descriptors.
+#[derive(Debug, PartialEq, Eq)]
+pub enum InheritError {
+    /// A byte that is neither a digit nor a comma.
+    InvalidByte {
+        /// The variable.
+        variable: &'static str,
+        /// The byte.
+        byte: u8,
+    },
+    /// An empty element, or a number that is no descriptor's.
+    Parse {
+        /// The variable.
+        variable: &'static str,
+        /// All of its value.
+        value: String,
+    },
+    /// Not open, or not a socket.
+    NotASocket {
+        /// The variable.
+        variable: &'static str,
+        /// The descriptor.
+        fd: RawFd,
+        /// Why, as the system says it.
+        reason: String,
+    },
+}
+
+/// True when an earlier process left its listeners: the node then does not daemonize again.
+pub fn announced() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
+/// Takes over all sockets that the environment announces, and the announcements with them.
+pub fn take() -> Result<Vec<Inherited>, InheritError> {
+    let mut all = Vec::new();
+    if let Some(value) = variable(VARIABLE) {
+        for fd in parse(&value)? {
+            all.push(adopt(VARIABLE, fd)?);
+        }
+    }
+    for fd in from_systemd()? {
+        all.push(adopt("LISTEN_FDS", fd)?);
+    }
+    for name in [VARIABLE, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"] {
+        sys::forget_variable(name);
+    }
+    Ok(all)
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// The descriptors of `CMOGSTORED_FD=3,7,...`, each once.
+fn parse(value: &str) -> Result<BTreeSet<RawFd>, InheritError> {
+    let strange = value.bytes().find(|b| !b.is_ascii_digit() && *b != b',');
+    if let Some(byte) = strange {
+        return Err(InheritError::InvalidByte { variable: VARIABLE, byte });
+    }
+    let list = value.strip_suffix(',').unwrap_or(value);
+    list.split(',').map(|number| number_of(VARIABLE, number, value)).collect()
+}
+
+fn number_of(variable: &'static str, text: &str, all: &str) -> Result<RawFd, InheritError> {
+    text.parse().map_err(|_| InheritError::Parse { variable, value: all.to_owned() })
+}
+
+/// systemd's descriptors, if they are meant for this process and not for one that started it.
+fn from_systemd() -> Result<Vec<RawFd>, InheritError> {
+    let (Some(count), Some(pid)) = (variable("LISTEN_FDS"), variable("LISTEN_PID")) else {
+        return Ok(Vec::new());
+    };
+    if pid.parse() != Ok(std::process::id()) {
+        return Ok(Vec::new());
+    }
+    let count = number_of("LISTEN_FDS", &count, &count)?;
+    Ok((SYSTEMD_FIRST..SYSTEMD_FIRST.saturating_add(count)).collect())
+}
+
+fn adopt(variable: &'static str, number: RawFd) -> Result<Inherited, InheritError> {
+    let refused =
+        |e: io::Error| InheritError::NotASocket { variable, fd: number, reason: e.to_string() };
+    let closed = || refused(nix::Error::EBADF.into());
+    let fd = adopt_inherited(number).ok_or_else(closed)?;
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd()).map_err(|e| refused(e.into()))?;
+    Ok(Inherited { address: internet_address(&name), fd })
+}
+
+/// The address as the standard library has it; `None` for other families.
+pub(crate) fn internet_address(name: &SockaddrStorage) -> Option<SocketAddr> {
+    match name.family()? {
+        AddressFamily::Inet => name.as_sockaddr_in().map(|&v4| SocketAddr::V4(v4.into())),
+        AddressFamily::Inet6 => name.as_sockaddr_in6().map(|&v6| SocketAddr::V6(v6.into())),
+        _ => None,
+    }
+}
+
+impl fmt::Display for InheritError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InheritError::InvalidByte { variable, byte } => {
+                write!(f, "{variable}: invalid byte: {byte}")
+            }
+            InheritError::Parse { variable, value } => {
+                write!(f, "{variable}={value}: failed to parse")
+            }
+            InheritError::NotASocket { variable, fd, reason } => {
+                write!(f, "{variable}: getsockname for descriptor {fd} failed: {reason}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InheritError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(value: &str) -> String {
+        parse(value).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn descriptors_are_listed_once_each() {
+        assert_eq!(parse("3").unwrap(), BTreeSet::from([3]));
+        assert_eq!(parse("7,3,7").unwrap(), BTreeSet::from([3, 7]));
+        assert_eq!(parse("3,7,").unwrap(), BTreeSet::from([3, 7]));
+    }
+
+    #[test]
+    fn strange_byte_is_named_by_its_number() {
+        assert_eq!(message("3,x"), "CMOGSTORED_FD: invalid byte: 120");
+        assert_eq!(message("-3"), "CMOGSTORED_FD: invalid byte: 45");
+        assert_eq!(message("3 ,4"), "CMOGSTORED_FD: invalid byte: 32");
+    }
+
+    #[test]
+    fn what_is_no_number_fails_to_parse() {
+        for value in ["", ",", "3,,4", ",3", "99999999999999999999"] {
+            assert_eq!(message(value), format!("CMOGSTORED_FD={value}: failed to parse"));
+        }
+    }
+
+    #[test]
+    fn descriptor_that_is_not_open_fails_getsockname() {
+        let error = adopt(VARIABLE, 999_999).unwrap_err().to_string();
+        assert!(error.contains("getsockname for descriptor 999999 failed"), "{error}");
+    }
+
+    #[test]
+    fn pipe_fails_getsockname() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let raw = std::os::fd::IntoRawFd::into_raw_fd(reader);
+        let error = adopt(VARIABLE, raw).unwrap_err().to_string();
+        assert!(error.contains("failed"), "{error}");
+        assert!(error.contains("socket"), "{error}");
+    }
+}

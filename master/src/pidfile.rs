@@ -1,0 +1,232 @@
+//! The pid file: `PID\n`, one live owner, removed by nobody else.
+//!
+//! No `Drop`: a forked child that drops its copy of a [`Pidfile`] must not remove the master's.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::{fmt, process};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+/// More than any pid has, and more than is read.
+const LONGEST: u64 = 32;
+
+/// A pid file that holds the pid of this process.
+#[derive(Debug)]
+pub struct Pidfile {
+    path: PathBuf,
+    pid: u32,
+}
+
+/// Why there is no pid file.
+#[derive(Debug)]
+pub enum PidfileError {
+    /// Its process lives.
+    Running(i32),
+    /// It holds something that no daemon wrote there; it might be anything.
+    Foreign(PathBuf),
+    /// A system call failed.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for PidfileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running(pid) => write!(f, "already running on PID: {pid}"),
+            Self::Foreign(path) => {
+                write!(f, "pidfile={} holds something else than a PID", path.display())
+            }
+            Self::Io(path, error) => write!(f, "pidfile={}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for PidfileError {}
+
+impl Pidfile {
+    /// Writes this process's pid there, taking over a stale or empty file.
+    pub fn create(path: &Path) -> Result<Self, PidfileError> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let failed = |error| PidfileError::Io(path.clone(), error);
+        let mut file = open(&path).map_err(failed)?;
+        let content = content(&mut file).map_err(failed)?;
+        match owner(&content) {
+            Ok(Some(pid)) if lives(pid) => return Err(PidfileError::Running(pid)),
+            Ok(_) => {}
+            Err(Foreign) => return Err(PidfileError::Foreign(path)),
+        }
+        let pid = process::id();
+        overwrite(&mut file, pid).map_err(failed)?;
+        Ok(Self { path, pid })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file if it is still ours: called by the process that created it, and with
+    /// that process's pid in it.
+    pub fn remove(&self) {
+        if process::id() != self.pid || !self.is_ours() {
+            return;
+        }
+        if let Err(e) = fs::remove_file(&self.path) {
+            log::warn!("unlink {}: {e}", self.path.display());
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        fs::read(&self.path).is_ok_and(|content| content == format!("{}\n", self.pid).as_bytes())
+    }
+}
+
+struct Foreign;
+
+/// Locked until it is closed, so that of two daemons that start at once one sees the other's pid.
+/// Not truncated: it may belong to a live process.
+fn open(path: &Path) -> io::Result<Flock<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o644);
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.custom_flags(flags).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(LONGEST).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn owner(content: &[u8]) -> Result<Option<i32>, Foreign> {
+    let text = str::from_utf8(content).map_err(|_| Foreign)?.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse() {
+        // kill(2) takes 0 and less for process groups.
+        Ok(pid) if pid > 0 => Ok(Some(pid)),
+        _ => Err(Foreign),
+    }
+}
+
+/// Our own pid in an old file was another's: in a container, pids repeat at every start.
+fn lives(pid: i32) -> bool {
+    let pid = Pid::from_raw(pid);
+    pid != Pid::this() && kill(pid, None) != Err(Errno::ESRCH)
+}
+
+fn overwrite(file: &mut File, pid: u32) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(format!("{pid}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Writes the file and tries to take it.
+    fn over(old: &[u8]) -> (Result<Pidfile, String>, Vec<u8>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        fs::write(&path, old).unwrap();
+        let result = Pidfile::create(&path).map_err(|e| e.to_string());
+        (result, fs::read(&path).unwrap(), dir)
+    }
+
+    fn ours() -> Vec<u8> {
+        format!("{}\n", process::id()).into_bytes()
+    }
+
+    fn dead_pid() -> u32 {
+        let mut child = Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        child.id()
+    }
+
+    #[test]
+    fn a_new_file_holds_our_pid_until_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), ours());
+        pidfile.remove();
+        assert!(!path.exists());
+        pidfile.remove();
+    }
+
+    #[test]
+    fn a_live_pid_is_left_untouched() {
+        let mut child = Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
+        let old = format!("{}\n", child.id());
+        let (result, content, _dir) = over(old.as_bytes());
+        let meant = format!("already running on PID: {}", child.id());
+        assert_eq!(result.unwrap_err(), meant);
+        assert_eq!(content, old.as_bytes());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_live_process_of_another_user_counts_as_live() {
+        assert_eq!(over(b"1").0.unwrap_err(), "already running on PID: 1");
+    }
+
+    #[test]
+    fn stale_and_empty_files_are_taken_over() {
+        let stale = format!("{}\n", dead_pid());
+        let own = String::from_utf8(ours()).unwrap();
+        for old in ["", "\n", &stale, stale.trim(), &format!("{stale}   \n\n"), &own] {
+            let (result, content, _dir) = over(old.as_bytes());
+            assert!(result.is_ok(), "{old:?}: {result:?}");
+            assert_eq!(content, ours());
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_pid_file_is_left_untouched() {
+        for old in ["root:x:0:0", "0", "-1", "99999999999", "1 2", "\u{e9}"] {
+            let (result, content, _dir) = over(old.as_bytes());
+            assert!(result.unwrap_err().ends_with("holds something else than a PID"), "{old}");
+            assert_eq!(content, old.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_told_with_the_path() {
+        let error = Pidfile::create(Path::new("/nonexistent/pid")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "pidfile=/nonexistent/pid: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn a_file_that_another_took_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        pidfile.remove();
+        assert_eq!(fs::read(&path).unwrap(), b"1\n");
+    }
+
+    #[test]
+    fn a_copy_in_another_process_removes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        let elsewhere = Pidfile { path: path.clone(), pid: pidfile.pid + 1 };
+        elsewhere.remove();
+        drop(pidfile);
+        assert!(path.exists());
+    }
+}

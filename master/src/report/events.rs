@@ -1,0 +1,272 @@
+//! The status pipe: one JSON object per line for each event. Writing never waits: a reader that
+//! is slow loses lines and is told how many, one that is gone costs nothing more.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rmogstored_worker::sys::socket::adopt_inherited;
+use serde::Serialize;
+
+/// A write of no more than this does not wait on a pipe that has just been writable: PIPE_BUF.
+const MOST_AT_ONCE: usize = 4096;
+
+/// Where the events go.
+#[derive(Debug, Default)]
+pub struct EventPipe {
+    out: Option<File>,
+    /// The rest of a line that has begun, or a line that waits. No more than one.
+    rest: Vec<u8>,
+    lost: u64,
+}
+
+/// What is told.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event<'a> {
+    /// A listener is open, at its real address.
+    Listening {
+        /// `http`, `httpget` or `mgmt`.
+        service: &'a str,
+        /// Address and port.
+        address: String,
+        /// The docroot it serves.
+        docroot: String,
+    },
+    /// A worker accepts connections.
+    WorkerStarted {
+        /// Its slot.
+        worker: u16,
+        /// Its process.
+        pid: i32,
+        /// The devices it owns.
+        devices: Vec<String>,
+    },
+    /// Every first worker accepts connections.
+    Ready {
+        /// The master's process.
+        pid: u32,
+    },
+    /// A worker's process ended.
+    WorkerExited {
+        /// Its slot.
+        worker: u16,
+        /// Its process.
+        pid: i32,
+        /// Exit status, if it ended by itself.
+        status: Option<i32>,
+        /// Signal, if that ended it.
+        signal: Option<i32>,
+        /// Path of the last request it began.
+        last_path: String,
+    },
+    /// A device's oldest operation is too old.
+    DeviceStalled {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// A stalled device answers again.
+    DeviceRecovered {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// The node is on its way out.
+    Draining,
+    /// The master is about to exit.
+    Stopped,
+    /// The reader was too slow for so many lines.
+    Lost {
+        /// How many.
+        lines: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+    time: f64,
+}
+
+impl EventPipe {
+    /// Takes over the descriptor `status_fd`. `None`: it is not open.
+    pub fn open(number: RawFd) -> Option<EventPipe> {
+        let fd = detached_from_stdio(adopt_inherited(number)?).ok()?;
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+        Some(EventPipe { out: Some(File::from(fd)), ..EventPipe::default() })
+    }
+
+    /// Tells an event, or counts it as lost.
+    pub fn tell(&mut self, event: &Event<'_>) {
+        if self.out.is_none() {
+            return;
+        }
+        self.push();
+        if self.rest.is_empty() {
+            self.rest = encoded(event);
+            self.push();
+        } else {
+            self.lost += 1;
+        }
+    }
+
+    /// Writes as much of what waits as goes without waiting; true when nothing is left.
+    pub fn push(&mut self) -> bool {
+        while self.refill() {
+            if let Err(e) = self.write_some() {
+                if e.kind() == io::ErrorKind::WouldBlock {
+                    return false;
+                }
+                log::info!("status pipe: {e}: no more events");
+                *self = EventPipe::default();
+            }
+        }
+        true
+    }
+
+    /// Once there is room again, the loss is told before anything else.
+    fn refill(&mut self) -> bool {
+        if self.rest.is_empty() && self.lost > 0 {
+            let lines = std::mem::take(&mut self.lost);
+            self.rest = encoded(&Event::Lost { lines });
+        }
+        !self.rest.is_empty()
+    }
+
+    fn write_some(&mut self) -> io::Result<()> {
+        let Some(out) = &mut self.out else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        if !writable(out)? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let piece = &self.rest[..self.rest.len().min(MOST_AT_ONCE)];
+        match out.write(piece) {
+            Ok(written) => drop(self.rest.drain(..written)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+}
+
+/// Whether a small write goes at once. A reader that is gone counts: the write tells.
+fn writable(out: &File) -> io::Result<bool> {
+    let mut fds = [PollFd::new(out.as_fd(), PollFlags::POLLOUT)];
+    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
+}
+
+/// Closing 0, 1 or 2 would give their number to whatever is opened next, and that the output of
+/// a panic: these are duplicated instead.
+fn detached_from_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
+    }
+    let copy = fd.try_clone();
+    let _still_open = fd.into_raw_fd();
+    copy
+}
+
+fn encoded(event: &Event<'_>) -> Vec<u8> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut line = serde_json::to_vec(&Line { event, time }).unwrap_or_else(|e| {
+        log::warn!("status pipe: {e}");
+        Vec::new()
+    });
+    if !line.is_empty() {
+        line.push(b'\n');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, PipeReader};
+
+    fn pipe() -> (BufReader<PipeReader>, EventPipe) {
+        let (reader, writer) = io::pipe().unwrap();
+        let events = EventPipe::open(OwnedFd::from(writer).into_raw_fd()).unwrap();
+        (BufReader::new(reader), events)
+    }
+
+    fn next(reader: &mut impl BufRead) -> serde_json::Value {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    fn started(devices: usize) -> Event<'static> {
+        let devices = vec!["dev16777215".to_owned(); devices];
+        Event::WorkerStarted { worker: 1, pid: 7, devices }
+    }
+
+    #[test]
+    fn event_is_a_line_with_its_time() {
+        let (mut reader, mut events) = pipe();
+        events.tell(&Event::WorkerExited {
+            worker: 3,
+            pid: 70,
+            status: None,
+            signal: Some(9),
+            last_path: "/dev1/x".to_owned(),
+        });
+        let mut line = next(&mut reader);
+        let time = line.as_object_mut().unwrap().remove("time").unwrap();
+        assert!(time.as_f64().unwrap() > 1.7e9);
+        let expected = serde_json::json!({"event": "worker_exited", "worker": 3, "pid": 70,
+            "status": null, "signal": 9, "last_path": "/dev1/x"});
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn slow_reader_loses_lines_and_is_told_how_many() {
+        let (mut reader, mut events) = pipe();
+        for _ in 0..10_000 {
+            events.tell(&Event::Draining);
+        }
+        let lost = events.lost;
+        assert!(lost > 0, "the pipe held them all: nothing was tested");
+        for _ in 0..10_000 - lost {
+            assert_eq!(next(&mut reader)["event"], "draining");
+            events.push();
+        }
+        events.tell(&Event::Stopped);
+        let told = next(&mut reader);
+        assert_eq!((&told["event"], told["lines"].as_u64()), (&"lost".into(), Some(lost)));
+        assert_eq!(next(&mut reader)["event"], "stopped");
+    }
+
+    #[test]
+    fn line_longer_than_the_pipe_arrives_whole() {
+        let (mut reader, mut events) = pipe();
+        let writer = std::thread::spawn(move || {
+            events.tell(&started(20_000));
+            while !events.push() {
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(next(&mut reader)["devices"].as_array().unwrap().len(), 20_000);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn reader_that_is_gone_ends_it_quietly() {
+        let (reader, mut events) = pipe();
+        drop(reader);
+        events.tell(&Event::Draining);
+        assert!(events.out.is_none());
+        events.tell(&Event::Stopped);
+        assert!(events.push());
+    }
+
+    #[test]
+    fn number_that_is_not_open_is_refused() {
+        assert!(EventPipe::open(999_999).is_none());
+    }
+}

@@ -1,0 +1,16 @@
+//! What the node tells about itself to programs: the lines of the status pipe and the document
+//! of the status socket.
+
+pub mod events;
+pub mod status;
+
+use rmogstored_worker::spec::Service;
+
+/// The service's name in reports.
+pub fn service_name(service: Service) -> &'static str {
+    match service {
+        Service::Http => "http",
+        Service::HttpGet => "httpget",
+        Service::Mgmt => "mgmt",
+    }
+}

@@ -1,0 +1,333 @@
+//! The status socket: whoever connects gets the node's status as one JSON document, then EOF.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use serde::Serialize;
+
+/// Version of the document; a field that goes or changes its meaning raises it.
+pub const VERSION: u32 = 1;
+/// Readers that take their time; one more and the one that has had the longest goes.
+const MOST_READERS: usize = 16;
+/// How long a reader may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The document.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The master's process.
+    pub pid: u32,
+    /// Counts reloads and upgrades, from 1.
+    pub generation: u32,
+    /// Seconds since the start.
+    pub uptime: f64,
+    /// `starting`, `running` or `draining`.
+    pub state: &'static str,
+    /// The addresses served.
+    pub listeners: Vec<ListenerStatus>,
+    /// The worker slots in use.
+    pub workers: Vec<WorkerStatus>,
+    /// The devices, without the docroots themselves.
+    pub devices: Vec<DeviceStatus>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerStatus {
+    /// `http`, `httpget` or `mgmt`.
+    pub service: &'static str,
+    /// Address and port.
+    pub address: String,
+    /// The docroot it serves.
+    pub docroot: String,
+}
+
+/// One worker. Totals are of all processes that had its slot.
+#[derive(Debug, Serialize)]
+pub struct WorkerStatus {
+    /// Its slot.
+    pub worker: u16,
+    /// Its process; `null` while it is down.
+    pub pid: Option<i32>,
+    /// `down`, `starting`, `running` or `draining`.
+    pub state: &'static str,
+    /// Times it was replaced after a crash.
+    pub restarts: u32,
+    /// Connections it holds.
+    pub connections: u32,
+    /// Requests answered.
+    pub requests: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections given to other workers.
+    pub handed_over: u64,
+    /// Bytes of bodies received.
+    pub bytes_in: u64,
+    /// Bytes of bodies sent.
+    pub bytes_out: u64,
+    /// Answers of class 5xx.
+    pub errors: u64,
+    /// Times its loop woke up.
+    pub wakeups: u64,
+    /// Time since its loop last went round; `null` before the first time.
+    pub heartbeat_age_ms: Option<u64>,
+    /// The devices it owns.
+    pub devices: Vec<String>,
+}
+
+/// One device.
+#[derive(Debug, Serialize)]
+pub struct DeviceStatus {
+    /// `devN`.
+    pub device: String,
+    /// The docroot it is in.
+    pub docroot: String,
+    /// Slot of the worker that owns it.
+    pub owner: u16,
+    /// `ok` or `stalled`.
+    pub state: &'static str,
+    /// Disk operations queued or running.
+    pub in_flight: u32,
+    /// Age of the oldest one that runs.
+    pub oldest_ms: u64,
+    /// Whether hot files are served without a disk thread; `null` while not known.
+    pub inline_reads: Option<bool>,
+}
+
+/// The socket and those who read from it.
+#[derive(Debug)]
+pub struct StatusSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of `path`: another process may have taken it over since.
+    identity: (u64, u64),
+    readers: BTreeMap<u64, Reader>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Reader {
+    stream: UnixStream,
+    rest: Vec<u8>,
+    until: Instant,
+}
+
+impl StatusSocket {
+    /// Binds the path. A socket that nobody answers on any more is replaced.
+    pub fn bind(path: &Path) -> io::Result<StatusSocket> {
+        clear_stale(path)?;
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        let identity = identity(path)?;
+        Ok(StatusSocket {
+            listener,
+            path: path.to_owned(),
+            identity,
+            readers: BTreeMap::new(),
+            next: 0,
+        })
+    }
+
+    /// Answers all who have connected. Those that cannot take it at once are returned, with
+    /// their sockets to be watched: [`StatusSocket::resume`] them when they are writable.
+    pub fn answer(&mut self, now: Instant, document: impl Fn() -> Vec<u8>) -> Vec<u64> {
+        let mut slow = Vec::new();
+        // Any error but "nobody there" passes or repeats; both can wait for the next event.
+        while let Ok((stream, _)) = self.listener.accept() {
+            let mut reader = Reader { stream, rest: document(), until: now + PATIENCE };
+            if reader.stream.set_nonblocking(true).is_ok() && !reader.write_on() {
+                slow.push(self.keep(reader));
+            }
+        }
+        slow
+    }
+
+    /// Goes on with a reader that has become writable.
+    pub fn resume(&mut self, id: u64) {
+        if self.readers.get_mut(&id).is_some_and(Reader::write_on) {
+            self.readers.remove(&id);
+        }
+    }
+
+    /// Drops the readers whose time is up.
+    pub fn expire(&mut self, now: Instant) {
+        self.readers.retain(|_, reader| reader.until > now);
+    }
+
+    /// When [`StatusSocket::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.readers.values().map(|reader| reader.until).min()
+    }
+
+    /// A reader's socket.
+    pub fn reader(&self, id: u64) -> Option<&UnixStream> {
+        self.readers.get(&id).map(|reader| &reader.stream)
+    }
+
+    /// The listening socket.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// Removes the path, if it is still this socket's. Not done on drop: a forked worker drops
+    /// its copy.
+    pub fn remove(&self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity)
+            && let Err(e) = fs::remove_file(&self.path)
+        {
+            log::warn!("cannot remove {}: {e}", self.path.display());
+        }
+    }
+
+    fn keep(&mut self, reader: Reader) -> u64 {
+        if self.readers.len() >= MOST_READERS {
+            self.readers.pop_first();
+        }
+        self.next += 1;
+        self.readers.insert(self.next, reader);
+        self.next
+    }
+}
+
+impl Reader {
+    /// True when it is done with, well or not.
+    fn write_on(&mut self) -> bool {
+        while !self.rest.is_empty() {
+            match self.stream.write(&self.rest) {
+                Ok(written) => drop(self.rest.drain(..written)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes what a killed process left; anything else in the way is an error.
+fn clear_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"))
+        }
+        Ok(_) if answers(path)? => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on it"))
+        }
+        Ok(_) => fs::remove_file(path),
+    }
+}
+
+/// Never waits: a process that hangs with a full backlog answers all the same.
+fn answers(path: &Path) -> io::Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(probe.as_fd().as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn socket_in(folder: &tempfile::TempDir) -> (PathBuf, StatusSocket) {
+        let path = folder.path().join("status");
+        let socket = StatusSocket::bind(&path).unwrap();
+        (path, socket)
+    }
+
+    #[test]
+    fn reader_gets_the_document_and_then_eof() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut socket) = socket_in(&folder);
+        let mut reader = UnixStream::connect(path).unwrap();
+        assert!(socket.answer(Instant::now(), || b"{}".to_vec()).is_empty());
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "{}");
+    }
+
+    #[test]
+    fn document_larger_than_the_socket_s_room_arrives_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut socket) = socket_in(&folder);
+        let mut reader = UnixStream::connect(path).unwrap();
+        let slow = socket.answer(Instant::now(), || vec![b'x'; 4 << 20]);
+        let [id] = slow[..] else { panic!("it fitted: nothing was tested") };
+        let mut total = 0;
+        let mut buffer = vec![0; 1 << 16];
+        while let len @ 1.. = reader.read(&mut buffer).unwrap() {
+            total += len;
+            socket.resume(id);
+        }
+        assert_eq!(total, 4 << 20);
+        assert!(socket.reader(id).is_none());
+    }
+
+    #[test]
+    fn readers_that_never_read_are_bounded_in_number_and_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut socket) = socket_in(&folder);
+        let now = Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..3 * MOST_READERS {
+            clients.push(UnixStream::connect(&path).unwrap());
+            socket.answer(now, || vec![b'x'; 4 << 20]);
+        }
+        assert_eq!(socket.readers.len(), MOST_READERS);
+        assert_eq!(socket.deadline(), Some(now + PATIENCE));
+        socket.expire(now + PATIENCE);
+        assert!(socket.readers.is_empty());
+    }
+
+    #[test]
+    fn stale_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, live) = socket_in(&folder);
+        let refused = StatusSocket::bind(&path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+        assert!(path.exists());
+        StatusSocket::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn file_in_the_way_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status");
+        fs::write(&path, "precious").unwrap();
+        StatusSocket::bind(&path).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn path_is_removed_only_while_it_is_this_socket_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = socket_in(&folder);
+        fs::rename(&path, path.with_extension("kept")).unwrap();
+        let new = StatusSocket::bind(&path).unwrap();
+        old.remove();
+        assert!(path.exists());
+        new.remove();
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,245 @@
+//! Carrying out what the policy wants, and keeping workers and devices in step.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use mio::{Interest, Token};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rmogstored_worker::control::{Channel, Down};
+use rmogstored_worker::spec::{DeviceKey, WorkerId};
+
+use super::children::{Duty, Life};
+use super::policy::{Action, Event, Exit};
+use super::spawn::{self, Forked};
+use super::{FIRST_WORKER, Step, Supervisor};
+use crate::report::events::Event as Told;
+use crate::report::service_name;
+use crate::{MasterError, notify};
+
+impl Supervisor {
+    /// Carries out all actions, and those that follow from them.
+    pub(super) fn carry_out(&mut self, actions: Vec<Action>, now: Instant) -> Step {
+        let mut queue = VecDeque::from(actions);
+        while let Some(action) = queue.pop_front() {
+            match action {
+                Action::Spawn(worker) => match self.spawn(worker, now) {
+                    Spawned::Master(more) => queue.extend(more),
+                    Spawned::Worker(control) => return Step::Become(worker, control),
+                },
+                Action::Finish(status) => return Step::Leave(status),
+                other => self.act(other),
+            }
+        }
+        Step::Wait
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Drain(worker) => self.links.send(worker, Down::Drain),
+            Action::Kill(worker) => self.kill(worker),
+            Action::Started(worker) => self.started(worker),
+            Action::NodeReady => self.node_ready(),
+            Action::Respawn { worker, delay, crashed } => self.respawn(worker, delay, crashed),
+            Action::Release(worker) => self.links.remove(worker),
+            Action::StartFailed { worker, exit } => self.start_failed(worker, exit),
+            Action::NodeDraining => self.node_draining(),
+            Action::Spawn(_) | Action::Finish(_) => unreachable!("the caller's"),
+        }
+    }
+
+    fn spawn(&mut self, worker: WorkerId, now: Instant) -> Spawned {
+        // A drain may have begun after the policy asked for this.
+        let child = self.policy.children().child(worker);
+        if !child.is_some_and(|child| matches!(child.life, Life::Due { .. })) {
+            return Spawned::Master(Vec::new());
+        }
+        let event = match spawn::fork(self.board, worker) {
+            Ok(Forked::Worker { control }) => return Spawned::Worker(control),
+            Ok(Forked::Master { pid, control }) => {
+                self.connect(worker, control);
+                Event::Forked { worker, pid }
+            }
+            Err(e) => {
+                log::error!("cannot fork worker {worker}: {e}");
+                Event::ForkFailed(worker)
+            }
+        };
+        Spawned::Master(self.policy.handle(event, now))
+    }
+
+    /// A channel that cannot be watched is still read each time the loop goes round.
+    fn connect(&mut self, worker: WorkerId, control: Channel) {
+        let token = Token(FIRST_WORKER + usize::from(worker.0));
+        if let Err(e) = self.register(&control, token, Interest::READABLE) {
+            log::error!("cannot watch worker {worker}: {e}");
+        }
+        self.links.connect(worker, control);
+    }
+
+    fn kill(&self, worker: WorkerId) {
+        let child = self.policy.children().child(worker);
+        if let Some(pid) = child.and_then(|child| child.life.pid()) {
+            log::warn!("killing worker {worker} (PID {pid})");
+            // It has not been reaped, so the number is still its own.
+            if let Err(e) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                log::error!("cannot kill worker {worker}: {e}");
+            }
+        }
+    }
+
+    fn started(&mut self, worker: WorkerId) {
+        let child = self.policy.children().child(worker);
+        let Some(pid) = child.and_then(|child| child.life.pid()) else { return };
+        let devices = self.devices_of(worker);
+        log::debug!("worker {worker} (PID {pid}) is ready");
+        self.events.tell(&Told::WorkerStarted { worker: worker.0, pid, devices });
+        self.retire_superfluous(Instant::now());
+    }
+
+    /// The names of the devices that a worker owns.
+    pub(super) fn devices_of(&self, worker: WorkerId) -> Vec<String> {
+        let devices = self.board.devices().into_iter();
+        let own = devices.filter(|(key, slot)| key.devid != 0 && slot.owner() == worker);
+        own.map(|(key, _)| key.to_string()).collect()
+    }
+
+    fn node_ready(&mut self) {
+        log::info!("ready: {} workers", self.policy.children().with_process().len());
+        self.events.tell(&Told::Ready { pid: std::process::id() });
+        if let Some(on_ready) = self.on_ready.take() {
+            on_ready(&self.listening);
+        }
+        notify::ready();
+    }
+
+    fn respawn(&self, worker: WorkerId, delay: Duration, crashed: bool) {
+        if crashed {
+            self.board.worker(worker).restarts.fetch_add(1, Relaxed);
+        }
+        log::info!("worker {worker} is replaced in {} ms", delay.as_millis());
+    }
+
+    fn start_failed(&mut self, worker: WorkerId, exit: Exit) {
+        self.failure.get_or_insert(MasterError::Start { worker, exit });
+    }
+
+    /// From here on new connections are refused: the workers close their copies as they are
+    /// told to drain.
+    fn node_draining(&mut self) {
+        log::info!("draining");
+        self.board.set_draining();
+        self.listeners.clear();
+        self.events.tell(&Told::Draining);
+        notify::stopping();
+    }
+
+    pub(super) fn tell_listeners(&mut self) {
+        for listening in &self.listening {
+            let service = service_name(listening.service);
+            log::info!("{service}: listening on {}", listening.address);
+            self.events.tell(&Told::Listening {
+                service,
+                address: listening.address.to_string(),
+                docroot: listening.docroot.display().to_string(),
+            });
+        }
+    }
+
+    pub(super) fn tell_stall(&mut self, key: DeviceKey, stalled: bool) {
+        let docroot = self.devices.docroot(key.site).display().to_string();
+        let device = key.to_string();
+        if stalled {
+            log::error!("{docroot}/{device} is stalled");
+            self.events.tell(&Told::DeviceStalled { device, docroot });
+        } else {
+            log::info!("{docroot}/{device} has recovered");
+            self.events.tell(&Told::DeviceRecovered { device, docroot });
+        }
+    }
+
+    /// Brings workers and scoreboard in step with the devices that are there.
+    pub(super) fn look_for_devices(&mut self, now: Instant) {
+        let changed = self.devices.look();
+        if !changed && !self.policy.children().is_empty() {
+            return;
+        }
+        for duty in self.devices.duties() {
+            if self.policy.children().by_duty(duty).is_none() {
+                self.take_on(duty, now);
+            }
+        }
+        self.list_devices();
+        self.retire_superfluous(now);
+    }
+
+    /// A slot and an inbox for a new worker; the next tick forks it.
+    fn take_on(&mut self, duty: Duty, now: Instant) {
+        let Some(worker) = self.policy.add(duty, now) else {
+            log::error!("no worker slot is free for {duty:?}");
+            return;
+        };
+        let slot = self.board.worker(worker);
+        slot.inbox_pending.store(0, Relaxed);
+        slot.restarts.store(0, Relaxed);
+        if let Err(e) = self.links.add(worker) {
+            log::error!("no inbox for worker {worker}: {e}");
+            self.policy.handle(Event::Retire(worker), now);
+        }
+    }
+
+    /// The scoreboard's owners. A device that has gone is forgotten before its worker is told,
+    /// so that nothing is handed to it any more.
+    fn list_devices(&mut self) {
+        let wanted = self.devices.duties();
+        let children = self.policy.children().iter();
+        let workers: Vec<(WorkerId, Duty)> = children
+            .filter(|(_, child)| wanted.contains(&child.duty) && !child.life.is_leaving())
+            .map(|(id, child)| (id, child.duty))
+            .collect();
+        let owners = self.devices.owners(&workers);
+        let there: BTreeSet<DeviceKey> = owners.iter().map(|(key, _)| *key).collect();
+        for (key, _) in self.board.devices() {
+            if !there.contains(&key) {
+                log::info!("{key} is gone");
+                self.board.forget_device(key);
+                self.stalled.remove(&key);
+            }
+        }
+        for (key, worker) in owners {
+            if self.board.list_device(key, worker).is_none() {
+                log::error!("{key}: too many devices, it is not served");
+            }
+        }
+    }
+
+    /// Retires the workers whose duty has gone, once a worker that is to stay serves: clients
+    /// then find the listeners open all the time.
+    fn retire_superfluous(&mut self, now: Instant) {
+        if self.draining() {
+            return;
+        }
+        let wanted = self.devices.duties();
+        let children = || self.policy.children().iter();
+        let serves = |life| matches!(life, Life::Running { .. });
+        if !children().any(|(_, c)| wanted.contains(&c.duty) && serves(c.life)) {
+            return;
+        }
+        let superfluous: Vec<WorkerId> = children()
+            .filter(|(_, c)| !wanted.contains(&c.duty) && !c.life.is_leaving())
+            .map(|(id, _)| id)
+            .collect();
+        for worker in superfluous {
+            for action in self.policy.handle(Event::Retire(worker), now) {
+                self.act(action);
+            }
+        }
+    }
+}
+
+/// Which process came back from a fork.
+enum Spawned {
+    Master(Vec<Action>),
+    Worker(Channel),
+}

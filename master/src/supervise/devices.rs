@@ -1,0 +1,236 @@
+//! Which devices there are, by the names in the docroots, and which worker owns which. Nothing
+//! here opens, stats or lists anything below `devN`: a hung disk cannot hang it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rmogstored_worker::scoreboard::MAX_WORKERS;
+use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId};
+
+use super::children::Duty;
+use crate::config::Workers;
+
+/// Workers that a node wants at most; the other slots are for those that still drain.
+const MOST_WORKERS: usize = MAX_WORKERS / 2;
+const LARGEST_DEVID: u32 = 16_777_215;
+
+/// The devices found last.
+#[derive(Debug)]
+pub struct Devices {
+    docroots: Vec<PathBuf>,
+    workers: Workers,
+    cpus: usize,
+    found: BTreeSet<DeviceKey>,
+    unreadable: BTreeSet<SiteId>,
+}
+
+impl Devices {
+    /// Nothing found yet. `cpus`: how many workers `workers = cpu` means.
+    pub fn new(docroots: Vec<PathBuf>, workers: Workers, cpus: usize) -> Devices {
+        let (found, unreadable) = (BTreeSet::new(), BTreeSet::new());
+        Devices { docroots, workers, cpus, found, unreadable }
+    }
+
+    /// Lists the docroots again; true when the devices changed. A docroot that cannot be listed
+    /// keeps the devices it had: its error is logged once, and is no reason to stop serving.
+    pub fn look(&mut self) -> bool {
+        let mut found = BTreeSet::new();
+        for (site, docroot) in (0..).map(SiteId).zip(&self.docroots) {
+            match names(docroot) {
+                Ok(devids) => {
+                    self.unreadable.remove(&site);
+                    found.extend(devids.into_iter().map(|devid| DeviceKey { site, devid }));
+                }
+                Err(e) => {
+                    if self.unreadable.insert(site) {
+                        log::error!("cannot list {}: {e}", docroot.display());
+                    }
+                    found.extend(self.found.iter().filter(|key| key.site == site));
+                }
+            }
+        }
+        let changed = found != self.found;
+        self.found = found;
+        changed
+    }
+
+    /// The duties that workers should have now.
+    pub fn duties(&self) -> BTreeSet<Duty> {
+        let shared = match self.workers {
+            Workers::Count(count) => count,
+            Workers::Cpu => self.cpus,
+            Workers::Device if self.found.is_empty() => self.cpus,
+            Workers::Device => {
+                return self.found.iter().copied().map(Duty::Device).take(MOST_WORKERS).collect();
+            }
+        };
+        (0..shared.clamp(1, MOST_WORKERS) as u16).map(Duty::Shared).collect()
+    }
+
+    /// Every device and docroot with its owner, given who has which of the wanted duties.
+    pub fn owners(&self, workers: &[(WorkerId, Duty)]) -> Vec<(DeviceKey, WorkerId)> {
+        if workers.is_empty() {
+            return Vec::new();
+        }
+        let docroots = (0..self.docroots.len()).map(|n| docroot_key(SiteId(n as u8)));
+        docroots.chain(self.found.iter().copied()).map(|key| (key, owner(key, workers))).collect()
+    }
+
+    /// The folder that a device is in.
+    pub fn docroot(&self, site: SiteId) -> &Path {
+        self.docroots.get(usize::from(site.0)).map_or(Path::new(""), PathBuf::as_path)
+    }
+}
+
+fn docroot_key(site: SiteId) -> DeviceKey {
+    DeviceKey { site, devid: 0 }
+}
+
+/// A device's own worker, else the workers in turn by devid. A docroot goes with the lowest
+/// device of its site that has a worker, else with the first worker.
+fn owner(key: DeviceKey, workers: &[(WorkerId, Duty)]) -> WorkerId {
+    let own = |wanted: &dyn Fn(DeviceKey) -> bool| {
+        let matching = workers.iter().filter_map(|&(id, duty)| match duty {
+            Duty::Device(device) if wanted(device) => Some((device, id)),
+            _ => None,
+        });
+        matching.min().map(|(_, id)| id)
+    };
+    let found = match key.devid {
+        0 => own(&|device| device.site == key.site),
+        _ => own(&|device| device == key),
+    };
+    found.unwrap_or_else(|| {
+        let mut by_duty: Vec<_> = workers.iter().map(|&(id, duty)| (duty, id)).collect();
+        by_duty.sort_unstable();
+        by_duty[key.devid as usize % by_duty.len()].1
+    })
+}
+
+/// The devids of the names in a docroot. Only names are read, never what they stand for.
+fn names(docroot: &Path) -> io::Result<BTreeSet<u32>> {
+    let mut devids = BTreeSet::new();
+    for entry in std::fs::read_dir(docroot)? {
+        devids.extend(entry?.file_name().to_str().and_then(devid));
+    }
+    Ok(devids)
+}
+
+/// `dev1` to `dev16777215`, without leading zeros.
+fn devid(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix("dev")?;
+    let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    let devid = if plain { digits.parse().ok()? } else { return None };
+    (1..=LARGEST_DEVID).contains(&devid).then_some(devid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(site: u8, devid: u32) -> DeviceKey {
+        DeviceKey { site: SiteId(site), devid }
+    }
+
+    fn docroot(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        folder
+    }
+
+    fn devices(folders: &[&tempfile::TempDir], workers: Workers) -> Devices {
+        let docroots = folders.iter().map(|folder| folder.path().to_owned()).collect();
+        let mut devices = Devices::new(docroots, workers, 2);
+        devices.look();
+        devices
+    }
+
+    fn numbered(devices: &Devices) -> Vec<(WorkerId, Duty)> {
+        (0..).map(WorkerId).zip(devices.duties()).collect()
+    }
+
+    #[test]
+    fn only_proper_names_are_devices() {
+        assert_eq!(devid("dev1"), Some(1));
+        assert_eq!(devid("dev16777215"), Some(16_777_215));
+        let improper =
+            ["dev", "dev0", "dev01", "dev16777216", "dev+1", "dev1 ", "Dev1", "xdev1", "dev1x"];
+        for name in improper {
+            assert_eq!(devid(name), None, "{name}");
+        }
+        assert_eq!(devid("dev99999999999999999999"), None);
+    }
+
+    #[test]
+    fn each_device_gets_a_worker_in_device_mode() {
+        let folder = docroot(&["dev10", "dev2", "lost+found"]);
+        let devices = devices(&[&folder], Workers::Device);
+        let duties: Vec<_> = devices.duties().into_iter().collect();
+        assert_eq!(duties, [Duty::Device(key(0, 2)), Duty::Device(key(0, 10))]);
+        let owners = devices.owners(&numbered(&devices));
+        let (two, ten) = (WorkerId(0), WorkerId(1));
+        assert_eq!(owners, [(key(0, 0), two), (key(0, 2), two), (key(0, 10), ten)]);
+    }
+
+    #[test]
+    fn docroot_is_given_over_when_its_lowest_device_goes() {
+        let folder = docroot(&["dev1", "dev2"]);
+        let mut devices = devices(&[&folder], Workers::Device);
+        let workers = numbered(&devices);
+        std::fs::remove_dir(folder.path().join("dev1")).unwrap();
+        assert!(devices.look());
+        let owners = devices.owners(&workers[1..]);
+        assert_eq!(owners, [(key(0, 0), WorkerId(1)), (key(0, 2), WorkerId(1))]);
+    }
+
+    #[test]
+    fn node_without_devices_has_a_worker_for_each_cpu() {
+        let folder = docroot(&[]);
+        let devices = devices(&[&folder], Workers::Device);
+        assert_eq!(devices.duties(), BTreeSet::from([Duty::Shared(0), Duty::Shared(1)]));
+        assert_eq!(devices.owners(&numbered(&devices)), [(key(0, 0), WorkerId(0))]);
+    }
+
+    #[test]
+    fn shared_workers_own_devices_in_turn() {
+        let folder = docroot(&["dev1", "dev2", "dev3", "dev7"]);
+        let devices = devices(&[&folder], Workers::Count(3));
+        let owners = devices.owners(&numbered(&devices));
+        let turn: Vec<_> = owners.iter().map(|(key, id)| (key.devid, id.0)).collect();
+        assert_eq!(turn, [(0, 0), (1, 1), (2, 2), (3, 0), (7, 1)]);
+    }
+
+    #[test]
+    fn site_without_devices_is_served_by_another_site_s_worker() {
+        let (with, without) = (docroot(&["dev5"]), docroot(&[]));
+        let devices = devices(&[&without, &with], Workers::Device);
+        let owners = devices.owners(&numbered(&devices));
+        let all = [key(0, 0), key(1, 0), key(1, 5)].map(|key| (key, WorkerId(0)));
+        assert_eq!(owners, all);
+    }
+
+    #[test]
+    fn docroot_that_cannot_be_listed_keeps_its_devices() {
+        let folder = docroot(&["dev1"]);
+        let mut devices = devices(&[&folder], Workers::Device);
+        std::fs::rename(folder.path(), folder.path().with_extension("away")).unwrap();
+        assert!(!devices.look());
+        assert_eq!(devices.duties().len(), 1);
+        std::fs::rename(folder.path().with_extension("away"), folder.path()).unwrap();
+        std::fs::create_dir(folder.path().join("dev2")).unwrap();
+        assert!(devices.look());
+        assert_eq!(devices.duties().len(), 2);
+    }
+
+    #[test]
+    fn devices_beyond_the_worker_slots_share_workers() {
+        let mut devices = Devices::new(vec![PathBuf::from("/d")], Workers::Device, 2);
+        devices.found = (1..=400).map(|devid| key(0, devid)).collect();
+        let workers = numbered(&devices);
+        assert_eq!(workers.len(), MOST_WORKERS);
+        assert_eq!(devices.owners(&workers).len(), 401);
+    }
+}

@@ -1,0 +1,183 @@
+//! The descriptors between the processes: for each worker slot an inbox, whose ends the master
+//! keeps so that it outlives the worker, and for each worker process a control channel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rmogstored_worker::control::{Channel, Down};
+use rmogstored_worker::spec::{Peer, WorkerId};
+use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
+
+/// Room in an inbox, in bytes: connections wait there while their worker is replaced.
+const INBOX_ROOM: usize = 8 << 20;
+/// Messages kept for a worker that does not read; one that far behind gets no more.
+const MOST_UNSENT: usize = 1024;
+
+/// All of them, by slot.
+#[derive(Debug, Default)]
+pub struct Links(BTreeMap<WorkerId, Link>);
+
+#[derive(Debug)]
+struct Link {
+    sender: OwnedFd,
+    receiver: OwnedFd,
+    control: Option<Channel>,
+    unsent: VecDeque<Down>,
+}
+
+impl Links {
+    /// Makes the inbox of a new slot and announces it to every worker.
+    pub fn add(&mut self, id: WorkerId) -> io::Result<()> {
+        let (sender, receiver) = seqpacket_pair()?;
+        widen(sender.as_fd(), INBOX_ROOM);
+        self.0.insert(id, Link { sender, receiver, control: None, unsent: VecDeque::new() });
+        self.send_all(&Down::Peer { worker: id.0 });
+        Ok(())
+    }
+
+    /// Closes a slot's inbox with what waits in it.
+    pub fn remove(&mut self, id: WorkerId) {
+        self.0.remove(&id);
+    }
+
+    /// Notes the channel to a slot's new process.
+    pub fn connect(&mut self, id: WorkerId, control: Channel) {
+        if let Some(link) = self.0.get_mut(&id) {
+            link.control = Some(control);
+            link.unsent.clear();
+        }
+    }
+
+    /// Takes the channel of a process that is gone.
+    pub fn disconnect(&mut self, id: WorkerId) -> Option<Channel> {
+        let link = self.0.get_mut(&id)?;
+        link.unsent.clear();
+        link.control.take()
+    }
+
+    /// The channel to a slot's process.
+    pub fn control(&self, id: WorkerId) -> Option<&Channel> {
+        self.0.get(&id)?.control.as_ref()
+    }
+
+    /// Sends to one worker; what its channel has no room for now is kept for [`Links::flush`].
+    pub fn send(&mut self, id: WorkerId, message: Down) {
+        let Some(link) = self.0.get_mut(&id) else { return };
+        if link.control.is_none() {
+            return;
+        }
+        if link.unsent.len() >= MOST_UNSENT {
+            log::warn!("worker {id} does not read its control channel: {message:?} lost");
+            return;
+        }
+        link.unsent.push_back(message);
+        self.flush_one(id);
+    }
+
+    /// Sends to every worker that has a process.
+    pub fn send_all(&mut self, message: &Down) {
+        for id in self.ids() {
+            self.send(id, message.clone());
+        }
+    }
+
+    /// Tries again what had no room; true when nothing is left.
+    pub fn flush(&mut self) -> bool {
+        self.ids().into_iter().for_each(|id| self.flush_one(id));
+        self.0.values().all(|link| link.unsent.is_empty())
+    }
+
+    /// In a new worker: its own receiving end and the sending ends of all others. Every other
+    /// end closes.
+    pub fn into_ends(mut self, id: WorkerId) -> Option<(OwnedFd, Vec<Peer>)> {
+        let own = self.0.remove(&id)?;
+        let peer = |(worker, link): (WorkerId, Link)| Peer { worker, inbox: link.sender };
+        Some((own.receiver, self.0.into_iter().map(peer).collect()))
+    }
+
+    fn ids(&self) -> Vec<WorkerId> {
+        self.0.keys().copied().collect()
+    }
+
+    fn flush_one(&mut self, id: WorkerId) {
+        while let Some(message) = self.0.get(&id).and_then(|link| link.unsent.front()) {
+            match self.try_send(id, message) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                // Its process has gone, which SIGCHLD tells better.
+                Err(e) => log::debug!("control channel of worker {id}: {e}"),
+                Ok(()) => {}
+            }
+            if let Some(link) = self.0.get_mut(&id) {
+                link.unsent.pop_front();
+            }
+        }
+    }
+
+    fn try_send(&self, id: WorkerId, message: &Down) -> io::Result<()> {
+        let Some(control) = self.control(id) else { return Ok(()) };
+        match message {
+            Down::Peer { worker } => match self.inbox_of(WorkerId(*worker)) {
+                Some(inbox) => control.send(message, Some(inbox)),
+                None => Ok(()), // gone again before it could be announced
+            },
+            _ => control.send(message, None),
+        }
+    }
+
+    fn inbox_of(&self, id: WorkerId) -> Option<BorrowedFd<'_>> {
+        self.0.get(&id).map(|link| link.sender.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rmogstored_worker::sys::socket::{receive_with_fd, send_with_fd};
+
+    const A: WorkerId = WorkerId(0);
+    const B: WorkerId = WorkerId(1);
+
+    #[test]
+    fn new_inbox_is_announced_to_the_workers_that_are_there() {
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        links.add(B).unwrap();
+        let (message, fd) = worker.receive::<Down>().unwrap().unwrap();
+        assert_eq!(message, Down::Peer { worker: 1 });
+        send_with_fd(fd.unwrap().as_fd(), &[b"x"], None).unwrap();
+        let (inbox, peers) = links.into_ends(B).unwrap();
+        assert_eq!(receive_with_fd(inbox.as_fd(), &mut [0; 8]).unwrap().0, 1);
+        assert_eq!(peers.iter().map(|peer| peer.worker).collect::<Vec<_>>(), [A]);
+    }
+
+    #[test]
+    fn messages_for_a_slow_reader_keep_their_order() {
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        for threads in 1..=1000 {
+            links.send(A, Down::AioThreads { threads });
+        }
+        assert!(!links.flush(), "the channel holds a thousand: nothing was tested");
+        for threads in 1..=1000 {
+            let (message, _) = worker.receive::<Down>().unwrap().unwrap();
+            assert_eq!(message, Down::AioThreads { threads });
+            links.flush();
+        }
+        assert!(links.flush());
+    }
+
+    #[test]
+    fn worker_that_never_reads_costs_bounded_memory() {
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        let (master, _worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        (0..10_000).for_each(|_| links.send(A, Down::ReopenLogs));
+        assert_eq!(links.0[&A].unsent.len(), MOST_UNSENT);
+    }
+}

@@ -1,0 +1,396 @@
+//! The master's loop: wait, ask the policy, act. One thread, no disk, no wait without a
+//! deadline.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`policy`] | what to do about what happens: pure |
+//! | [`children`] | the table of workers: pure |
+//! | [`devices`] | devices by name, and who owns them |
+//! | [`links`] | control channels and inboxes |
+//! | [`spawn`] | forking a worker |
+//! | `act` | carrying out what the policy wants |
+//! | `status` | filling in the status document |
+
+mod act;
+pub mod children;
+pub mod devices;
+pub mod links;
+pub mod policy;
+pub mod spawn;
+mod status;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use rmogstored_worker::control::{Channel, Down, Up};
+use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
+use rmogstored_worker::spec::{DeviceKey, Settings, Site, WorkerId, WorkerSpec};
+use rmogstored_worker::sys::signal::Signals;
+
+use crate::config::Config;
+use crate::listeners::Bound;
+use crate::report::events::{Event as Told, EventPipe};
+use crate::report::status::StatusSocket;
+use crate::{Listening, MasterError, OnReady};
+use devices::Devices;
+use links::Links;
+use policy::{Action, Event, Exit, Phase, Policy};
+
+/// How often the docroots are listed.
+const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
+/// How often the scoreboard is searched for stalled devices.
+const LOOK_FOR_STALLS: Duration = Duration::from_millis(500);
+/// How soon a channel or pipe without room is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Every signal that the master acts on.
+const SIGNALS: [Signal; 8] = [
+    Signal::SIGCHLD,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+const SIGNALS_TOKEN: Token = Token(0);
+const STATUS_TOKEN: Token = Token(1);
+const FIRST_WORKER: usize = 2;
+/// Readers of the status socket come after all worker slots.
+const FIRST_READER: usize = 1 << 16;
+
+/// How [`Supervisor::run`] ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// In the master: the exit status.
+    Finished(i32),
+    /// In a new worker, with everything of the master and of its siblings closed.
+    Worker(Box<WorkerSpec>),
+}
+
+/// The supervisor: what the master has while it runs.
+pub struct Supervisor {
+    poll: Poll,
+    signals: Signals,
+    policy: Policy,
+    devices: Devices,
+    links: Links,
+    listeners: Vec<Bound>,
+    /// The listeners as they were, for reports after they are closed.
+    listening: Vec<Listening>,
+    sites: Vec<Site>,
+    settings: Settings,
+    board: Scoreboard,
+    events: EventPipe,
+    status: Option<StatusSocket>,
+    on_ready: Option<OnReady>,
+    /// Reported last for each device.
+    stalled: BTreeMap<DeviceKey, bool>,
+    failure: Option<MasterError>,
+    began: Instant,
+    next_look: Instant,
+    next_stall_look: Instant,
+    retry: bool,
+}
+
+/// What the loop does next.
+enum Step {
+    Wait,
+    Leave(i32),
+    /// This process is now a worker.
+    Become(WorkerId, Channel),
+}
+
+impl Supervisor {
+    /// Opens what can fail before anything is forked. From here on signals are blocked.
+    pub fn new(
+        config: Config,
+        listeners: Vec<Bound>,
+        on_ready: Option<OnReady>,
+    ) -> Result<Supervisor, MasterError> {
+        let events = event_pipe(&config)?;
+        let status = status_socket(&config)?;
+        let board = Scoreboard::new().map_err(MasterError::system("mmap"))?;
+        let poll = Poll::new().map_err(MasterError::system("epoll_create"))?;
+        crate::sys::restore(&[Signal::SIGCHLD]); // ignored, its children could not be waited for
+        let signals = Signals::new(&SIGNALS).map_err(MasterError::system("signalfd"))?;
+        let now = Instant::now();
+        let supervisor = Supervisor {
+            policy: Policy::new(config.settings.drain_timeout),
+            devices: devices_of(&config),
+            links: Links::default(),
+            listening: listeners.iter().map(|bound| bound.listening.clone()).collect(),
+            sites: sites_of(&config),
+            settings: config.settings,
+            listeners,
+            stalled: BTreeMap::new(),
+            failure: None,
+            began: now,
+            next_look: now,
+            next_stall_look: now + LOOK_FOR_STALLS,
+            retry: false,
+            poll,
+            signals,
+            board,
+            events,
+            status,
+            on_ready,
+        };
+        supervisor.watch()?;
+        Ok(supervisor)
+    }
+
+    /// Runs until the node has stopped, or until this process is a new worker.
+    pub fn run(mut self) -> Result<Outcome, MasterError> {
+        self.tell_listeners();
+        let mut happened = Events::with_capacity(64);
+        loop {
+            match self.step(Instant::now()) {
+                Step::Wait => self.wait(&mut happened)?,
+                Step::Leave(status) => return self.leave(status),
+                Step::Become(id, control) => return Ok(self.into_worker(id, control)),
+            }
+        }
+    }
+
+    fn watch(&self) -> Result<(), MasterError> {
+        let failed = MasterError::system("epoll_ctl");
+        let registered =
+            self.register(&self.signals, SIGNALS_TOKEN, Interest::READABLE).and_then(|()| {
+                match &self.status {
+                    Some(socket) => {
+                        self.register(socket.listener(), STATUS_TOKEN, Interest::READABLE)
+                    }
+                    None => Ok(()),
+                }
+            });
+        registered.map_err(failed)
+    }
+
+    fn register(&self, fd: &impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
+        let raw = fd.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&raw), token, interest)
+    }
+
+    /// All that can be done now, without waiting.
+    fn step(&mut self, now: Instant) -> Step {
+        if !self.draining() && now >= self.next_look {
+            self.next_look = now + LOOK_FOR_DEVICES;
+            self.look_for_devices(now);
+        }
+        if now >= self.next_stall_look {
+            self.next_stall_look = now + LOOK_FOR_STALLS;
+            self.look_for_stalls();
+        }
+        if let Some(socket) = &mut self.status {
+            socket.expire(now);
+        }
+        // The signals last: what a worker said before it exited has been heard by then.
+        let mut actions = self.policy.handle(Event::Tick, now);
+        actions.extend(self.hear_workers(now));
+        actions.extend(self.take_signals(now));
+        let step = self.carry_out(actions, now);
+        if let Step::Become(..) = step {
+            return step; // what waits to be written is the master's to write
+        }
+        let told = self.events.push();
+        self.retry = !self.links.flush() || !told;
+        step
+    }
+
+    fn wait(&mut self, happened: &mut Events) -> Result<(), MasterError> {
+        let now = Instant::now();
+        let timeout = self.deadline(now).saturating_duration_since(now);
+        match self.poll.poll(happened, Some(timeout)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other.map_err(MasterError::system("epoll_wait"))?,
+        }
+        // Signals and workers are asked each time round; only the status socket needs telling.
+        for event in happened.iter() {
+            match event.token() {
+                STATUS_TOKEN => self.answer_status(),
+                Token(reader @ FIRST_READER..) => self.resume_reader(reader),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self, now: Instant) -> Instant {
+        let own = if self.draining() { self.next_stall_look } else { self.next_look };
+        let retry = self.retry.then_some(now + RETRY);
+        let status = self.status.as_ref().and_then(StatusSocket::deadline);
+        let others = [self.policy.deadline(), retry, status].into_iter().flatten();
+        others.fold(own.min(self.next_stall_look), Instant::min)
+    }
+
+    fn draining(&self) -> bool {
+        matches!(self.policy.phase(), Phase::Draining { .. })
+    }
+
+    fn take_signals(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while let Some(signal) = self.signals.next() {
+            actions.extend(self.obey(signal, now));
+        }
+        actions
+    }
+
+    fn obey(&mut self, signal: Signal, now: Instant) -> Vec<Action> {
+        match signal {
+            Signal::SIGCHLD => return self.reap(now),
+            Signal::SIGQUIT => return self.policy.handle(Event::Quit, now),
+            Signal::SIGTERM | Signal::SIGINT => return self.policy.handle(Event::Terminate, now),
+            Signal::SIGUSR1 => {
+                log::logger().flush();
+                self.links.send_all(&Down::ReopenLogs);
+            }
+            other => log::warn!("{other}: not supported yet, ignored"),
+        }
+        Vec::new()
+    }
+
+    /// Reaps all that ended. Children that an earlier program of this process left are reaped
+    /// without a word.
+    fn reap(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        loop {
+            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid.as_raw(), Exit::Status(status)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    (pid.as_raw(), Exit::Signal(signal as i32))
+                }
+                Ok(WaitStatus::StillAlive) | Err(_) => return actions,
+                Ok(_) => continue,
+            };
+            if let Some(worker) = self.policy.children().by_pid(pid) {
+                actions.extend(self.bury(worker, pid, exit, now));
+            }
+        }
+    }
+
+    /// Notes the end of a worker's process: its last words, log, event, scoreboard.
+    fn bury(&mut self, worker: WorkerId, pid: i32, exit: Exit, now: Instant) -> Vec<Action> {
+        let mut actions = self.hear(worker, now);
+        if let Some(control) = self.links.disconnect(worker) {
+            let _ = self.poll.registry().deregister(&mut SourceFd(&control.as_fd().as_raw_fd()));
+        }
+        let slot = self.board.worker(worker);
+        slot.set_state(WorkerState::Empty);
+        slot.connections.store(0, std::sync::atomic::Ordering::Relaxed);
+        let last_path = slot.last_path();
+        if exit == Exit::Status(0) {
+            log::info!("worker {worker} (PID {pid}) {exit}");
+        } else {
+            log::error!("worker {worker} (PID {pid}) {exit}; its last request: {last_path:?}");
+        }
+        let (status, signal) = (exit.status(), exit.signal());
+        self.events.tell(&Told::WorkerExited { worker: worker.0, pid, status, signal, last_path });
+        actions.extend(self.policy.handle(Event::Exited { worker, exit }, now));
+        actions
+    }
+
+    fn hear_workers(&mut self, now: Instant) -> Vec<Action> {
+        let workers = self.policy.children().with_process();
+        workers.into_iter().flat_map(|worker| self.hear(worker, now)).collect()
+    }
+
+    /// All that a worker has said. Its end of the channel closing means nothing yet: its exit
+    /// will tell.
+    fn hear(&mut self, worker: WorkerId, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        while let Some(control) = self.links.control(worker) {
+            match control.receive::<Up>() {
+                Ok(Some((message, _))) => actions.extend(self.heed(worker, message, now)),
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    log::warn!("worker {worker}: {e}");
+                }
+                Ok(None) | Err(_) => break,
+            }
+        }
+        actions
+    }
+
+    fn heed(&mut self, worker: WorkerId, message: Up, now: Instant) -> Vec<Action> {
+        match message {
+            Up::Ready => self.policy.handle(Event::Ready(worker), now),
+            Up::Drained => self.policy.handle(Event::Drained(worker), now),
+            Up::Shutdown => self.policy.handle(Event::Quit, now),
+            Up::AioThreads { threads } => {
+                self.settings.aio_threads = threads.clamp(1, 100);
+                self.links.send_all(&Down::AioThreads { threads: self.settings.aio_threads });
+                Vec::new()
+            }
+        }
+    }
+
+    fn look_for_stalls(&mut self) {
+        for (key, slot) in self.board.devices().into_iter().filter(|(key, _)| key.devid != 0) {
+            let stalled = slot.state() == DeviceState::Stalled;
+            if self.stalled.insert(key, stalled).unwrap_or(false) != stalled {
+                self.tell_stall(key, stalled);
+            }
+        }
+    }
+
+    /// Drops everything that belongs to the master or to other workers, before the worker's own
+    /// first step. Nothing here can fail, and nothing dropped here touches the outside.
+    fn into_worker(self, id: WorkerId, control: Channel) -> Outcome {
+        let Supervisor { links, listeners, sites, settings, board, .. } = self;
+        let (inbox, peers) =
+            links.into_ends(id).expect("the slot had its inbox before its process was forked");
+        let listeners = listeners.into_iter().map(|bound| bound.listener).collect();
+        let spec = WorkerSpec { id, sites, listeners, settings, control, inbox, peers, board };
+        Outcome::Worker(Box::new(spec))
+    }
+
+    fn leave(mut self, status: i32) -> Result<Outcome, MasterError> {
+        for left in self.policy.children().with_process() {
+            log::error!("worker {left} cannot be killed; leaving it behind");
+        }
+        if let Some(socket) = &self.status {
+            socket.remove();
+        }
+        self.events.tell(&Told::Stopped);
+        log::info!("stopped");
+        self.failure.map_or(Ok(Outcome::Finished(status)), Err)
+    }
+}
+
+fn event_pipe(config: &Config) -> Result<EventPipe, MasterError> {
+    match config.status_fd {
+        Some(number) => EventPipe::open(number).ok_or(MasterError::StatusFd(number)),
+        None => Ok(EventPipe::default()),
+    }
+}
+
+fn status_socket(config: &Config) -> Result<Option<StatusSocket>, MasterError> {
+    let bind = |path: &std::path::PathBuf| {
+        StatusSocket::bind(path)
+            .map_err(|source| MasterError::StatusSocket { path: path.clone(), source })
+    };
+    config.status_socket.as_ref().map(bind).transpose()
+}
+
+fn devices_of(config: &Config) -> Devices {
+    let docroots = config.sites.iter().map(|site| site.docroot.clone()).collect();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    Devices::new(docroots, config.workers, cpus)
+}
+
+fn sites_of(config: &Config) -> Vec<Site> {
+    use rmogstored_worker::spec::Service;
+    let usage = |site: &crate::config::SiteConfig| {
+        site.listeners.iter().any(|listener| listener.service == Service::Mgmt)
+    };
+    let sites = config.sites.iter();
+    sites.map(|site| Site { docroot: site.docroot.clone(), usage: usage(site) }).collect()
+}

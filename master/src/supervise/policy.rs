@@ -1,0 +1,385 @@
+//! What the master does about what happens: events and the time in, actions out. No system
+//! calls, no clock of its own.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rmogstored_worker::spec::WorkerId;
+
+use super::children::{Child, Children, Duty, Life};
+
+#[cfg(test)]
+mod tests;
+
+/// Delay before the second respawn in a row; the first has none. It doubles from here.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Where the doubling ends.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// Where it ends after SIGKILL: never the program's own doing, so no long delay helps.
+const LONGEST_DELAY_AFTER_KILL: Duration = Duration::from_secs(1);
+/// How long a worker is ready until its crashes are forgotten.
+const HEALTHY: Duration = Duration::from_secs(60);
+/// How long a killed process is waited for. One that hangs in a dead disk's driver never ends.
+const LEAVE_AFTER: Duration = Duration::from_secs(1);
+const SIGKILL: i32 = libc::SIGKILL;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself.
+    Status(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Time has passed.
+    Tick,
+    /// The fork asked for was done.
+    Forked {
+        /// Its slot.
+        worker: WorkerId,
+        /// The new process.
+        pid: i32,
+    },
+    /// The fork asked for failed.
+    ForkFailed(WorkerId),
+    /// A worker accepts connections.
+    Ready(WorkerId),
+    /// A worker has drained and is about to exit.
+    Drained(WorkerId),
+    /// A worker's process ended.
+    Exited {
+        /// Its slot.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+    },
+    /// A worker's duty has gone.
+    Retire(WorkerId),
+    /// SIGQUIT, or the sidechannel's `shutdown`.
+    Quit,
+    /// SIGTERM or SIGINT.
+    Terminate,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Fork a worker, and report [`Event::Forked`] or [`Event::ForkFailed`].
+    Spawn(WorkerId),
+    /// Tell a worker to drain.
+    Drain(WorkerId),
+    /// SIGKILL.
+    Kill(WorkerId),
+    /// The worker now serves: tell it.
+    Started(WorkerId),
+    /// All first workers serve: tell it.
+    NodeReady,
+    /// A worker that ended, or could not be forked, is replaced after this delay: log it.
+    Respawn {
+        /// Its slot.
+        worker: WorkerId,
+        /// The time until then.
+        delay: Duration,
+        /// False when it went because it was told to.
+        crashed: bool,
+    },
+    /// The slot's last process is gone: its inbox with it.
+    Release(WorkerId),
+    /// A worker ended before it was ready, the node with it.
+    StartFailed {
+        /// Its slot.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The drain begins: close the listeners, tell it.
+    NodeDraining,
+    /// Leave with this status.
+    Finish(i32),
+}
+
+/// The phase of the whole node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Not all first workers are ready.
+    Starting,
+    /// All were ready.
+    Running,
+    /// On its way out.
+    Draining {
+        /// The exit status at the end.
+        status: i32,
+        /// When patience ends; `None`: never.
+        until: Option<Instant>,
+        /// Whether what is left has been killed; it is then left behind at `until`.
+        killed: bool,
+    },
+}
+
+/// The rules and the state they need.
+#[derive(Debug)]
+pub struct Policy {
+    phase: Phase,
+    children: Children,
+    drain_timeout: Option<Duration>,
+    terminations: u32,
+}
+
+impl Policy {
+    /// No children yet. A drain timeout of zero is none.
+    pub fn new(drain_timeout: Duration) -> Policy {
+        Policy {
+            phase: Phase::Starting,
+            children: Children::default(),
+            drain_timeout: (!drain_timeout.is_zero()).then_some(drain_timeout),
+            terminations: 0,
+        }
+    }
+
+    /// The phase of the node.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The workers.
+    pub fn children(&self) -> &Children {
+        &self.children
+    }
+
+    /// Takes on a worker; the next [`Event::Tick`] forks it. `None`: no slot is free.
+    pub fn add(&mut self, duty: Duty, now: Instant) -> Option<WorkerId> {
+        self.children.add(duty, now)
+    }
+
+    /// When to send the next [`Event::Tick`] at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let drain = match self.phase {
+            Phase::Draining { until, .. } => until,
+            Phase::Starting | Phase::Running => None,
+        };
+        [drain, self.children.deadline()].into_iter().flatten().min()
+    }
+
+    /// What to do about an event.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Action> {
+        match event {
+            Event::Tick => self.tick(now),
+            Event::Forked { worker, pid } => self.forked(worker, pid),
+            Event::ForkFailed(worker) => self.retry(worker, LONGEST_DELAY, now),
+            Event::Ready(worker) => self.ready(worker, now),
+            Event::Drained(worker) => self.drained(worker),
+            Event::Exited { worker, exit } => self.exited(worker, exit, now),
+            Event::Retire(worker) => self.retire(worker, now),
+            Event::Quit => self.quit(now),
+            Event::Terminate => self.terminate(now),
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Vec<Action> {
+        match self.phase {
+            Phase::Draining { until, killed, status } if until.is_some_and(|at| at <= now) => {
+                if killed {
+                    vec![Action::Finish(status)]
+                } else {
+                    self.kill_all(now)
+                }
+            }
+            Phase::Draining { .. } => Vec::new(),
+            Phase::Starting | Phase::Running => {
+                let spawns = self.children.due(now).into_iter().map(Action::Spawn);
+                self.overdue(now).into_iter().map(Action::Kill).chain(spawns).collect()
+            }
+        }
+    }
+
+    /// Retired workers whose time is up; each is named once.
+    fn overdue(&mut self, now: Instant) -> Vec<WorkerId> {
+        let mut overdue = Vec::new();
+        for (id, child) in self.children.iter_mut() {
+            if let Life::Draining { until, .. } = &mut child.life
+                && until.take_if(|at| *at <= now).is_some()
+            {
+                overdue.push(id);
+            }
+        }
+        overdue
+    }
+
+    fn forked(&mut self, worker: WorkerId, pid: i32) -> Vec<Action> {
+        if let Some(child) = self.children.child_mut(worker) {
+            child.life = Life::Starting { pid };
+        }
+        Vec::new()
+    }
+
+    fn ready(&mut self, worker: WorkerId, now: Instant) -> Vec<Action> {
+        let Some(child) = self.children.child_mut(worker) else { return Vec::new() };
+        let Life::Starting { pid } = child.life else { return Vec::new() };
+        child.life = Life::Running { pid, since: now };
+        child.was_ready = true;
+        let mut actions = vec![Action::Started(worker)];
+        if self.phase == Phase::Starting && self.children.all_were_ready() {
+            self.phase = Phase::Running;
+            actions.push(Action::NodeReady);
+        }
+        actions
+    }
+
+    /// Nobody asked this worker to drain, unless its life says so already: it was told by a
+    /// signal of its own, and is replaced when it has gone.
+    fn drained(&mut self, worker: WorkerId) -> Vec<Action> {
+        if let Some(child) = self.children.child_mut(worker)
+            && let Life::Starting { pid } | Life::Running { pid, .. } = child.life
+        {
+            child.life = Life::Draining { pid, until: None, replace: true };
+        }
+        Vec::new()
+    }
+
+    fn exited(&mut self, worker: WorkerId, exit: Exit, now: Instant) -> Vec<Action> {
+        let Some(child) = self.children.child_mut(worker) else { return Vec::new() };
+        if let Phase::Draining { status, .. } = self.phase {
+            self.children.remove(worker);
+            let last = self.children.is_empty();
+            return if last { vec![Action::Finish(status)] } else { Vec::new() };
+        }
+        match child.life {
+            Life::Draining { replace: false, .. } => {
+                self.children.remove(worker);
+                vec![Action::Release(worker)]
+            }
+            Life::Draining { replace: true, .. } if exit == Exit::Status(0) => {
+                child.life = Life::Due { at: now };
+                vec![Action::Respawn { worker, delay: Duration::ZERO, crashed: false }]
+            }
+            Life::Starting { .. } if !child.was_ready && self.phase == Phase::Starting => {
+                self.fail_start(worker, exit, now)
+            }
+            _ => self.retry(worker, longest_delay(exit), now),
+        }
+    }
+
+    fn retry(&mut self, worker: WorkerId, longest: Duration, now: Instant) -> Vec<Action> {
+        let Some(child) = self.children.child_mut(worker) else { return Vec::new() };
+        let delay = next_delay(child, longest, now);
+        child.life = Life::Due { at: now + delay };
+        vec![Action::Respawn { worker, delay, crashed: true }]
+    }
+
+    fn retire(&mut self, worker: WorkerId, now: Instant) -> Vec<Action> {
+        let until = self.drain_timeout.map(|patience| now + patience);
+        let Some(child) = self.children.child_mut(worker) else { return Vec::new() };
+        let Some(pid) = child.life.pid() else {
+            self.children.remove(worker);
+            return vec![Action::Release(worker)];
+        };
+        child.life = Life::Draining { pid, until, replace: false };
+        vec![Action::Drain(worker)]
+    }
+
+    fn quit(&mut self, now: Instant) -> Vec<Action> {
+        if matches!(self.phase, Phase::Draining { .. }) {
+            return Vec::new();
+        }
+        self.drain(0, self.drain_timeout.map(|patience| now + patience))
+    }
+
+    fn terminate(&mut self, now: Instant) -> Vec<Action> {
+        self.terminations += 1;
+        if self.terminations > 1 { self.kill_all(now) } else { self.quit(now) }
+    }
+
+    fn fail_start(&mut self, worker: WorkerId, exit: Exit, now: Instant) -> Vec<Action> {
+        self.children.remove(worker);
+        let mut actions = vec![Action::StartFailed { worker, exit }];
+        actions.extend(self.drain(1, Some(now + LEAVE_AFTER)));
+        actions
+    }
+
+    fn drain(&mut self, status: i32, until: Option<Instant>) -> Vec<Action> {
+        self.phase = Phase::Draining { status, until, killed: false };
+        self.children.remove_processless();
+        let mut actions = vec![Action::NodeDraining];
+        for (id, child) in self.children.iter_mut() {
+            if let Some(pid) = child.life.pid() {
+                child.life = Life::Draining { pid, until: None, replace: false };
+                actions.push(Action::Drain(id));
+            }
+        }
+        if self.children.is_empty() {
+            actions.push(Action::Finish(status));
+        }
+        actions
+    }
+
+    fn kill_all(&mut self, now: Instant) -> Vec<Action> {
+        if let Phase::Draining { status, .. } = self.phase {
+            let until = Some(now + LEAVE_AFTER);
+            self.phase = Phase::Draining { status, until, killed: true };
+        }
+        self.children.with_process().into_iter().map(Action::Kill).collect()
+    }
+}
+
+fn longest_delay(exit: Exit) -> Duration {
+    if exit == Exit::Signal(SIGKILL) { LONGEST_DELAY_AFTER_KILL } else { LONGEST_DELAY }
+}
+
+/// None the first time, then doubling; a healthy minute starts it anew.
+fn next_delay(child: &mut Child, longest: Duration, now: Instant) -> Duration {
+    const ENOUGH: u32 = 16;
+    if child.life.ran_for(HEALTHY, now) {
+        child.failures = 0;
+    }
+    let failures = child.failures;
+    child.failures = (failures + 1).min(ENOUGH);
+    match failures {
+        0 => Duration::ZERO,
+        n => (FIRST_DELAY * (1 << (n - 1))).min(longest),
+    }
+}
+
+impl Phase {
+    /// One word for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Running => "running",
+            Phase::Draining { .. } => "draining",
+        }
+    }
+}
+
+impl Exit {
+    /// The exit status, if it ended by itself.
+    pub fn status(self) -> Option<i32> {
+        match self {
+            Exit::Status(status) => Some(status),
+            Exit::Signal(_) => None,
+        }
+    }
+
+    /// The signal that ended it.
+    pub fn signal(self) -> Option<i32> {
+        match self {
+            Exit::Status(_) => None,
+            Exit::Signal(signal) => Some(signal),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Status(status) => write!(f, "exited with status {status}"),
+            Exit::Signal(signal) => match nix::sys::signal::Signal::try_from(*signal) {
+                Ok(name) => write!(f, "was ended by {}", name.as_str()),
+                Err(_) => write!(f, "was ended by signal {signal}"),
+            },
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The option table. What was written becomes [`Options`]; what it means is the master's
+//! `config`, the same for an option as for a line of a file.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+use rmogstored_master::config::{Entry, Key, Options, Origin};
+
+/// A MogileFS storage node: HTTP and sidechannel.
+///
+/// Each option with a value is a key of the configuration file too, with underscores for dashes.
+/// Durations are seconds (60, 0.5) or have a suffix: 500ms, 60s, 10m, 1h.
+#[derive(Debug, Parser)]
+#[command(name = "rmogstored", version, disable_help_flag = true, disable_version_flag = true)]
+pub struct Cli {
+    /// Detach from the terminal; returns once the node serves
+    #[arg(short, long)]
+    daemonize: bool,
+
+    /// Configuration file; several need --multi
+    #[arg(short, long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+
+    // Not a doc comment: rustdoc would take the brackets for a link.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help = "Where HTTP is spoken: IP:PORT, :PORT, PORT or [IPv6]:PORT [default: 0.0.0.0:7500]"
+    )]
+    httplisten: Vec<String>,
+
+    /// Where the sidechannel is spoken [default: 0.0.0.0:7501]
+    #[arg(long, value_name = "ADDR")]
+    mgmtlisten: Vec<String>,
+
+    /// Folder that holds dev1, dev2 ... [default: /var/mogdata]
+    #[arg(long, value_name = "DIR")]
+    docroot: Option<String>,
+
+    /// Connections that one worker holds at most [default: 10000]
+    #[arg(long, value_name = "N")]
+    maxconns: Option<String>,
+
+    /// Where the master's process id is written
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<String>,
+
+    /// `none`: sidechannel only
+    #[arg(long, value_name = "perlbal|none")]
+    server: Option<String>,
+
+    /// Accepted for compatibility, no effect
+    #[arg(short, long)]
+    skipconfig: bool,
+
+    /// How many workers: one per device, one per CPU, or a number [default: device]
+    #[arg(long, value_name = "device|cpu|N")]
+    workers: Option<String>,
+
+    /// The compatible spelling of --workers=N
+    #[arg(short = 'W', long, value_name = "N")]
+    worker_processes: Option<String>,
+
+    /// Each --config describes a docroot of its own
+    #[arg(long)]
+    multi: bool,
+
+    /// From a request's first byte to its whole head [default: 60]
+    #[arg(long, value_name = "TIME")]
+    header_timeout: Option<String>,
+
+    /// Between two reads of a PUT body, or two writes of an answer [default: 60]
+    #[arg(long, value_name = "TIME")]
+    body_timeout: Option<String>,
+
+    /// Between requests; 0: never [default: 0]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<String>,
+
+    /// Age of a disk operation from which its device counts as stalled [default: 5]
+    #[arg(long, value_name = "TIME")]
+    stall_timeout: Option<String>,
+
+    /// How long a graceful quit waits for requests in progress; 0: no bound [default: 3600, ample
+    /// for the largest file on a slow link, while a dead disk cannot hold up a quit for good]
+    #[arg(long, value_name = "TIME")]
+    drain_timeout: Option<String>,
+
+    /// Disk operations that may wait for one device before 503 is answered [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_queue: Option<String>,
+
+    /// Disk threads per device, 1 to 100 [default: 10]
+    #[arg(long, value_name = "N")]
+    aio_threads: Option<String>,
+
+    /// Open descriptor that gets a JSON line for each event
+    #[arg(long, value_name = "FD")]
+    status_fd: Option<String>,
+
+    /// Unix socket that gives the node's status to whoever connects
+    #[arg(long, value_name = "PATH")]
+    status_socket: Option<String>,
+
+    /// Check everything, print the effective settings as a configuration file, and exit
+    #[arg(long)]
+    check_config: bool,
+
+    /// Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on
+    /// 127.0.0.1:7500 and 7501, and print curl lines to paste
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        conflicts_with_all = ["config", "docroot", "multi", "daemonize", "check_config", "server"]
+    )]
+    quickstart: Option<Option<PathBuf>>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
+
+    /// Print this help
+    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
+    help: Option<bool>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Print the effective settings.
+    CheckConfig(Options),
+    /// Serve.
+    Serve(Options),
+    /// Serve a folder that is made first; the default is a temporary one.
+    Quickstart(Option<PathBuf>, Options),
+}
+
+impl Cli {
+    /// The task, with the options in the form in which they are checked.
+    pub fn task(mut self) -> Task {
+        let (quickstart, check) = (self.quickstart.take(), self.check_config);
+        let options = self.options(env::var_os("PATH"));
+        match quickstart {
+            Some(folder) => Task::Quickstart(folder, options),
+            None if check => Task::CheckConfig(options),
+            None => Task::Serve(options),
+        }
+    }
+
+    fn options(self, search_path: Option<OsString>) -> Options {
+        let single = [
+            (Key::Daemonize, self.daemonize.then(String::new)),
+            (Key::Docroot, self.docroot),
+            (Key::Maxconns, self.maxconns),
+            (Key::Pidfile, self.pidfile),
+            (Key::Server, self.server),
+            (Key::Workers, self.workers),
+            (Key::WorkerProcesses, self.worker_processes),
+            (Key::HeaderTimeout, self.header_timeout),
+            (Key::BodyTimeout, self.body_timeout),
+            (Key::IdleTimeout, self.idle_timeout),
+            (Key::StallTimeout, self.stall_timeout),
+            (Key::DrainTimeout, self.drain_timeout),
+            (Key::MaxQueue, self.max_queue),
+            (Key::AioThreads, self.aio_threads),
+            (Key::StatusFd, self.status_fd),
+            (Key::StatusSocket, self.status_socket),
+        ];
+        let single = single.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let http = self.httplisten.into_iter().map(|value| (Key::Httplisten, value));
+        let mgmt = self.mgmtlisten.into_iter().map(|value| (Key::Mgmtlisten, value));
+        Options {
+            files: self.config,
+            multi: self.multi,
+            entries: single.chain(http).chain(mgmt).map(entry).collect(),
+            search_path,
+        }
+    }
+}
+
+/// A setting as an option gives it.
+pub fn entry((key, value): (Key, String)) -> Entry {
+    Entry { key, value, origin: Origin::CommandLine }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(format!("rmogstored {line}").split_whitespace())
+    }
+
+    fn options(line: &str) -> Options {
+        parse(line).unwrap().options(None)
+    }
+
+    fn pairs(line: &str) -> Vec<(Key, String)> {
+        options(line).entries.into_iter().map(|e| (e.key, e.value)).collect()
+    }
+
+    #[test]
+    fn table_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_of_the_old_daemons_are_taken() {
+        let line = "-d -s -c /a --httplisten=1 --mgmtlisten 2 --docroot=/d --maxconns=3 \
+            --pidfile=/p --server=none -W4";
+        let meant = [
+            (Key::Daemonize, ""),
+            (Key::Docroot, "/d"),
+            (Key::Maxconns, "3"),
+            (Key::Pidfile, "/p"),
+            (Key::Server, "none"),
+            (Key::WorkerProcesses, "4"),
+            (Key::Httplisten, "1"),
+            (Key::Mgmtlisten, "2"),
+        ];
+        assert_eq!(pairs(line), meant.map(|(key, value)| (key, value.to_owned())));
+        assert_eq!(options(line).files, [PathBuf::from("/a")]);
+        let long = "--daemonize --skipconfig --config=/a --multi --config=/b --worker-processes=4";
+        assert!(options(long).multi);
+        assert_eq!(options(long).files.len(), 2);
+    }
+
+    #[test]
+    fn each_new_key_is_an_option_with_dashes() {
+        for key in [
+            "workers",
+            "header_timeout",
+            "body_timeout",
+            "idle_timeout",
+            "stall_timeout",
+            "drain_timeout",
+            "status_fd",
+            "status_socket",
+            "max_queue",
+            "aio_threads",
+        ] {
+            let meant = (Key::named(key).unwrap(), "7".to_owned());
+            assert_eq!(pairs(&format!("--{}=7", key.replace('_', "-"))), [meant]);
+        }
+    }
+
+    #[test]
+    fn listeners_may_be_given_more_than_once() {
+        assert_eq!(pairs("--httplisten=1 --httplisten=2").len(), 2);
+    }
+
+    #[test]
+    fn unknown_options_and_missing_values_are_usage_errors() {
+        for line in ["--nonsense", "--docroot", "-W", "stray", "--maxconns=1 --maxconns=2"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn version_is_one_line() {
+        for line in ["-V", "--version"] {
+            let shown = parse(line).unwrap_err();
+            assert_eq!(shown.to_string(), concat!("rmogstored ", env!("CARGO_PKG_VERSION"), "\n"));
+            assert_eq!(shown.exit_code(), 0);
+        }
+    }
+
+    #[test]
+    fn help_has_three_names() {
+        for line in ["-?", "-h", "--help"] {
+            let shown = parse(line).unwrap_err();
+            assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0));
+            assert!(shown.to_string().contains("--drain-timeout"), "{line}");
+        }
+    }
+
+    #[test]
+    fn quickstart_takes_its_folder_after_an_equals_sign_only() {
+        let folder = |line| match parse(line).unwrap().task() {
+            Task::Quickstart(folder, _) => folder,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(folder("--quickstart"), None);
+        assert_eq!(folder("--quickstart=/q --httplisten=0"), Some("/q".into()));
+        assert!(parse("--quickstart /q").is_err());
+        for other in ["--docroot=/d", "-c /c", "--multi", "-d", "--check-config", "--server=none"] {
+            assert!(parse(&format!("--quickstart {other}")).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn check_config_is_a_task_of_its_own() {
+        assert!(matches!(parse("--check-config").unwrap().task(), Task::CheckConfig(_)));
+        assert!(matches!(parse("").unwrap().task(), Task::Serve(_)));
+    }
+}

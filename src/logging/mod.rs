@@ -1,0 +1,239 @@
+//! The log: standard error and the local syslog, never waited for.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`stderr`] | lines for standard error |
+//! | [`syslog`] | messages for the local syslog |
+//! | [`queue`] | the way from a worker's threads to its log thread |
+//!
+//! The master has one thread and writes where it logs, without waiting. A worker's event loop
+//! must not wait even for a file on a hung disk, so there a thread of its own writes.
+
+mod queue;
+mod stderr;
+mod syslog;
+
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use queue::Queue;
+use stderr::Stderr;
+use syslog::Syslog;
+
+/// How long [`Log::flush`] waits for a log thread that may be stuck on a hung disk.
+const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
+
+/// Ample for what formatting and the time conversion need.
+const STACK: usize = 128 * 1024;
+
+static LOGGER: Logger = Logger {
+    sinks: Mutex::new(Sinks { stderr: None, syslog: None }),
+    queue: Queue::new(),
+    queued: AtomicBool::new(false),
+};
+
+/// Starts logging in this process, without a thread. Its children inherit it.
+pub fn init() {
+    let mut sinks = LOGGER.sinks();
+    sinks.stderr = Some(Stderr::open());
+    sinks.syslog = Syslog::open();
+    drop(sinks);
+    // Fails only when called again, and then the logger is the same.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(LevelFilter::Info);
+}
+
+/// Called in a forked worker: from now on a thread of its own writes the lines.
+pub fn in_worker() {
+    if let Some(syslog) = &mut LOGGER.sinks().syslog {
+        syslog.speak_for(process::id());
+    }
+    match start_thread() {
+        Ok(()) => LOGGER.queued.store(true, Ordering::Release),
+        Err(e) => log::warn!("no log thread: {e}"),
+    }
+}
+
+/// Called when standard error has become `/dev/null`: syslog alone remains.
+pub fn leave_stderr() {
+    LOGGER.sinks().stderr = None;
+}
+
+/// One line on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Line {
+    time: SystemTime,
+    level: Level,
+    text: String,
+}
+
+impl Line {
+    fn now(level: Level, text: String) -> Self {
+        Self { time: SystemTime::now(), level, text }
+    }
+
+    /// The line that stands for those that could not be written.
+    fn lost(count: u64) -> Self {
+        Self::now(Level::Warn, format!("{count} log lines lost"))
+    }
+}
+
+/// Where a line goes. A line that cannot go at once is counted, and the count is told before
+/// the next line that can.
+trait Sink {
+    /// Writes without waiting; false if the line could not be taken now.
+    fn write(&mut self, line: &Line) -> bool;
+
+    /// Lines lost so far.
+    fn lost(&mut self) -> &mut u64;
+
+    /// Writes the line, and the count of lost ones first.
+    fn take(&mut self, line: &Line) {
+        let lost = *self.lost();
+        if lost > 0 && self.write(&Line::lost(lost)) {
+            *self.lost() = 0;
+        }
+        if *self.lost() > 0 || !self.write(line) {
+            *self.lost() += 1;
+        }
+    }
+}
+
+struct Sinks {
+    stderr: Option<Stderr>,
+    syslog: Option<Syslog>,
+}
+
+impl Sinks {
+    fn take(&mut self, line: &Line) {
+        if let Some(stderr) = &mut self.stderr {
+            stderr.take(line);
+        }
+        if let Some(syslog) = &mut self.syslog {
+            syslog.take(line);
+        }
+    }
+
+    /// Lines that never came out of the queue.
+    fn note_lost(&mut self, count: u64) {
+        if let Some(stderr) = &mut self.stderr {
+            *stderr.lost() += count;
+        }
+        if let Some(syslog) = &mut self.syslog {
+            *syslog.lost() += count;
+        }
+    }
+}
+
+struct Logger {
+    sinks: Mutex<Sinks>,
+    queue: Queue,
+    queued: AtomicBool,
+}
+
+impl Logger {
+    fn sinks(&self) -> MutexGuard<'_, Sinks> {
+        self.sinks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = Line::now(record.level(), record.args().to_string());
+        if self.queued.load(Ordering::Acquire) {
+            self.queue.push(line);
+        } else {
+            self.sinks().take(&line);
+        }
+    }
+
+    fn flush(&self) {
+        if self.queued.load(Ordering::Acquire) {
+            self.queue.wait_until_written(FLUSH_DEADLINE);
+        }
+    }
+}
+
+/// Signals are the event loop's: the thread is started with all of them blocked.
+fn start_thread() -> std::io::Result<()> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = thread::Builder::new().name("log".into()).stack_size(STACK).spawn(write_queued);
+    before.thread_set_mask()?;
+    started.map(drop)
+}
+
+fn write_queued() {
+    loop {
+        let (line, lost) = LOGGER.queue.next();
+        let mut sinks = LOGGER.sinks();
+        sinks.note_lost(lost);
+        sinks.take(&line);
+        drop(sinks);
+        LOGGER.queue.written();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes as many lines as it has room for.
+    #[derive(Default)]
+    struct Narrow {
+        room: usize,
+        taken: Vec<String>,
+        lost: u64,
+    }
+
+    impl Sink for Narrow {
+        fn write(&mut self, line: &Line) -> bool {
+            let fits = self.room > 0;
+            if fits {
+                self.room -= 1;
+                self.taken.push(line.text.clone());
+            }
+            fits
+        }
+
+        fn lost(&mut self) -> &mut u64 {
+            &mut self.lost
+        }
+    }
+
+    fn line(text: &str) -> Line {
+        Line::now(Level::Info, text.into())
+    }
+
+    #[test]
+    fn lost_lines_are_told_before_the_next_that_gets_through() {
+        let mut sink = Narrow { room: 1, ..Narrow::default() };
+        ["a", "b", "c"].into_iter().for_each(|text| sink.take(&line(text)));
+        sink.room = 5;
+        ["d", "e"].into_iter().for_each(|text| sink.take(&line(text)));
+        assert_eq!(sink.taken, ["a", "2 log lines lost", "d", "e"]);
+    }
+
+    #[test]
+    fn a_line_after_the_told_loss_may_be_lost_itself() {
+        let mut sink = Narrow::default();
+        sink.take(&line("a"));
+        sink.room = 1;
+        sink.take(&line("b"));
+        sink.room = 5;
+        sink.take(&line("c"));
+        assert_eq!(sink.taken, ["1 log lines lost", "1 log lines lost", "c"]);
+    }
+}

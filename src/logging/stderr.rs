@@ -1,0 +1,210 @@
+//! Lines for standard error, whatever that is: a terminal, a pipe, a socket, a file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::process;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use super::{Line, Sink};
+
+/// Most bytes of a line: POSIX's PIPE_BUF on Linux, which a pipe that polls writable takes whole.
+const LONGEST: usize = 4096;
+
+const CLOCK: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// Standard error, or a stand-in for it.
+pub struct Stderr {
+    output: Output,
+    lost: u64,
+}
+
+enum Output {
+    /// A pipe or terminal, opened once more: O_NONBLOCK belongs to the open file description,
+    /// and that of standard error is shared with strangers.
+    Own(File),
+    /// A socket: it takes MSG_DONTWAIT.
+    Socket(Box<dyn AsFd + Send>),
+    /// Anything else is asked first whether it would wait.
+    Shared(Box<dyn AsFd + Send>),
+}
+
+impl Stderr {
+    /// This process's standard error.
+    pub fn open() -> Self {
+        Self::over(io::stderr())
+    }
+
+    fn over(stderr: impl AsFd + Send + 'static) -> Self {
+        let output = match kind(stderr.as_fd()) {
+            Kind::Socket => Output::Socket(Box::new(stderr)),
+            Kind::Stream => match reopen(stderr.as_fd()) {
+                Ok(file) => Output::Own(file),
+                Err(_) => Output::Shared(Box::new(stderr)),
+            },
+            Kind::Other => Output::Shared(Box::new(stderr)),
+        };
+        Self { output, lost: 0 }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.output {
+            Output::Own(file) => file.write(bytes),
+            Output::Socket(socket) => {
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                Ok(send(socket.as_fd().as_raw_fd(), bytes, flags)?)
+            }
+            Output::Shared(shared) if writable(shared.as_fd())? => {
+                Ok(nix::unistd::write(shared.as_fd(), bytes)?)
+            }
+            Output::Shared(_) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Sink for Stderr {
+    /// A reader that has gone is no loss: nobody misses these lines.
+    fn write(&mut self, line: &Line) -> bool {
+        match self.put(&format(line)) {
+            Ok(_) => true,
+            Err(e) => e.kind() == ErrorKind::BrokenPipe,
+        }
+    }
+
+    fn lost(&mut self) -> &mut u64 {
+        &mut self.lost
+    }
+}
+
+enum Kind {
+    Socket,
+    Stream,
+    Other,
+}
+
+fn kind(fd: BorrowedFd<'_>) -> Kind {
+    let Ok(copy) = fd.try_clone_to_owned() else { return Kind::Other };
+    match File::from(copy).metadata().map(|found| found.file_type()) {
+        Ok(found) if found.is_socket() => Kind::Socket,
+        Ok(found) if found.is_fifo() || fd.is_terminal() => Kind::Stream,
+        _ => Kind::Other,
+    }
+}
+
+fn reopen(fd: BorrowedFd<'_>) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    OpenOptions::new().write(true).custom_flags(flags.bits()).open(path)
+}
+
+fn writable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
+    Ok(poll(&mut asked, PollTimeout::ZERO)? == 1)
+}
+
+/// `TIME rmogstored[PID]: LEVEL: TEXT`, one line whatever the text holds.
+fn format(line: &Line) -> Vec<u8> {
+    let time = OffsetDateTime::from(line.time).format(CLOCK).unwrap_or_default();
+    let level = line.level.as_str().to_ascii_lowercase();
+    let text = line.text.replace(['\n', '\r'], " ");
+    let mut bytes = format!("{time} rmogstored[{}]: {level}: {text}", process::id()).into_bytes();
+    bytes.truncate(LONGEST - 1);
+    bytes.push(b'\n');
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+    use std::io::{Read, Seek};
+    use std::os::unix::net::UnixStream;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn line(text: &str) -> Line {
+        Line {
+            time: UNIX_EPOCH + Duration::from_millis(1500),
+            level: Level::Warn,
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_line_has_time_pid_and_level() {
+        let meant = format!("1970-01-01T00:00:01.500Z rmogstored[{}]: warn: hi\n", process::id());
+        assert_eq!(String::from_utf8(format(&line("hi"))).unwrap(), meant);
+    }
+
+    #[test]
+    fn a_line_stays_one_line_and_fits_a_pipe() {
+        let bytes = format(&line(&format!("a\nb\r{}", "x".repeat(9000))));
+        assert_eq!(bytes.len(), LONGEST);
+        assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);
+        assert_eq!(bytes.last(), Some(&b'\n'));
+    }
+
+    #[test]
+    fn a_full_pipe_loses_lines_and_tells_how_many() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut stderr = Stderr::over(writer);
+        assert!(matches!(stderr.output, Output::Own(_)));
+        // Whole pages, so that no short line fits behind the last of them.
+        let long = "x".repeat(LONGEST);
+        while *stderr.lost() == 0 {
+            stderr.take(&line(&long));
+        }
+        stderr.take(&line("lost too"));
+        let mut read = vec![0; 1 << 20];
+        assert!(reader.read(&mut read).unwrap() > 8000);
+        stderr.take(&line("after"));
+        drop(stderr);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("warn: 2 log lines lost\n"), "{rest}");
+        assert!(rest.ends_with("warn: after\n"));
+    }
+
+    #[test]
+    fn a_full_socket_loses_lines_without_waiting() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let mut stderr = Stderr::over(writer);
+        assert!(matches!(stderr.output, Output::Socket(_)));
+        let long = "x".repeat(3000);
+        for _ in 0..10_000 {
+            stderr.take(&line(&long));
+        }
+        assert!(*stderr.lost() > 0);
+        drop(reader);
+    }
+
+    #[test]
+    fn a_file_gets_every_line() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut stderr = Stderr::over(file.try_clone().unwrap());
+        assert!(matches!(stderr.output, Output::Shared(_)));
+        stderr.take(&line("one"));
+        stderr.take(&line("two"));
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(*stderr.lost(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_no_loss() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut stderr = Stderr::over(writer);
+        drop(reader);
+        stderr.take(&line("nobody"));
+        assert_eq!(*stderr.lost(), 0);
+    }
+}

@@ -1,0 +1,174 @@
+//! Accepting: one connection per wake-up of one worker, evened out between workers, and what is
+//! done when there are too many (PROTOCOL.md section 2.7).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+
+use mio::unix::SourceFd;
+use std::os::fd::AsRawFd;
+
+use crate::event_loop::{FIRST_LISTENER, Worker};
+use crate::handover;
+use crate::scoreboard::WorkerState;
+use crate::spec::{Listener, WorkerId};
+use crate::sys::socket;
+use crate::timer::Wait;
+
+/// A connection idle for so long may be closed to make room.
+const IDLE_ENOUGH_MS: u32 = 5000;
+/// Connections closed at once when room is needed.
+const MAKE_ROOM: usize = 16;
+/// How often the log is told that there is no room.
+const COMPLAIN_MS: u32 = 60_000;
+/// A worker passes on what it accepts when it has so many more than the least loaded one ...
+const SURPLUS: u32 = 4;
+
+/// The shared listeners as one worker uses them.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: Vec<Listener>,
+    /// Not in the epoll set for now: there is no room.
+    paused: bool,
+    /// When the log was last told that there is no room.
+    complained: Option<u32>,
+}
+
+impl Listeners {
+    /// Listeners that are not being watched yet.
+    pub fn new(sockets: Vec<Listener>) -> Listeners {
+        Listeners { sockets, paused: true, complained: None }
+    }
+}
+
+impl Worker {
+    /// Starts accepting, or starts again.
+    pub(crate) fn watch_listeners(&mut self) -> io::Result<()> {
+        if !self.listeners.paused {
+            return Ok(());
+        }
+        for (index, listener) in self.listeners.sockets.iter().enumerate() {
+            let token = FIRST_LISTENER + index;
+            socket::watch_exclusively(self.epoll(), listener.fd.as_fd(), token)?;
+        }
+        self.listeners.paused = false;
+        Ok(())
+    }
+
+    /// Stops accepting for good; pending connections are left to the other workers.
+    pub(crate) fn close_listeners(&mut self) {
+        self.pause_listeners();
+        self.listeners.sockets.clear();
+    }
+
+    /// Tries to accept again after a pause. Called at each tick and when a connection has gone.
+    pub(crate) fn resume_listeners(&mut self) {
+        let paused = self.listeners.paused && !self.listeners.sockets.is_empty();
+        if paused
+            && self.conns.len() < self.settings.maxconns
+            && let Err(e) = self.watch_listeners()
+        {
+            log::error!("cannot watch the listeners: {e}");
+        }
+    }
+
+    fn pause_listeners(&mut self) {
+        if !std::mem::replace(&mut self.listeners.paused, true) {
+            for listener in &self.listeners.sockets {
+                let _ = self.registry().deregister(&mut SourceFd(&listener.fd.as_raw_fd()));
+            }
+        }
+    }
+
+    /// Takes one connection: if more are waiting, the next wait returns at once.
+    pub(crate) fn accept(&mut self, index: usize) {
+        if self.conns.len() >= self.settings.maxconns && !self.make_room() {
+            return self.pause_listeners();
+        }
+        let Some(listener) = self.listeners.sockets.get(index) else { return };
+        let (service, site) = (listener.service, listener.site);
+        match socket::accept(listener.fd.as_fd()) {
+            Ok((fd, peer)) => {
+                self.slot.accepted.fetch_add(1, Relaxed);
+                if let Some(fd) = self.pass_on(fd, index) {
+                    self.adopt(fd, peer, service, site, Vec::new());
+                }
+            }
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    if !self.make_room() {
+                        self.complain(&e);
+                        self.pause_listeners();
+                    }
+                }
+                // Another worker was faster, or the client has gone already: accept(2).
+                _ => log::debug!("accept: {e}"),
+            },
+        }
+    }
+
+    /// Says once a minute that connections have to wait.
+    fn complain(&mut self, error: &io::Error) {
+        let told = self.listeners.complained;
+        if told.is_none_or(|at| self.now.saturating_sub(at) > COMPLAIN_MS) {
+            self.listeners.complained = Some(self.now);
+            log::warn!("new connections have to wait: accept: {error}");
+        }
+    }
+
+    /// Closes the connections that have been idle longest. False: none has been for long enough.
+    pub(crate) fn make_room(&mut self) -> bool {
+        let mut closed = 0;
+        while closed < MAKE_ROOM {
+            let oldest = [Wait::Idle, Wait::Head].map(|wait| self.timers.oldest(wait));
+            let Some((key, since)) = oldest.into_iter().flatten().min_by_key(|&(_, since)| since)
+            else {
+                break;
+            };
+            if self.now.saturating_sub(since) < IDLE_ENOUGH_MS {
+                break;
+            }
+            self.close(key);
+            closed += 1;
+        }
+        closed > 0
+    }
+
+    /// Gives a new connection to the least loaded worker when this one has clearly more.
+    fn pass_on(&mut self, fd: OwnedFd, index: usize) -> Option<OwnedFd> {
+        let own = self.conns.len() as u32;
+        let listener = &self.listeners.sockets[index];
+        let Some((least, id)) = self.least_loaded() else { return Some(fd) };
+        if own <= least + SURPLUS + least / 8 {
+            return Some(fd);
+        }
+        let Some(inbox) = self.peers.get(&id) else { return Some(fd) };
+        let sent = handover::send_connection(
+            inbox.as_fd(),
+            fd.as_fd(),
+            listener.service,
+            listener.site,
+            &[],
+        );
+        match sent {
+            Ok(()) => {
+                self.board.worker(id).inbox_pending.fetch_add(1, Relaxed);
+                self.slot.handed_over.fetch_add(1, Relaxed);
+                None
+            }
+            Err(_) => Some(fd),
+        }
+    }
+
+    fn least_loaded(&self) -> Option<(u32, WorkerId)> {
+        self.peers
+            .keys()
+            .filter(|id| self.board.worker(**id).state() == WorkerState::Running)
+            .map(|id| {
+                let slot = self.board.worker(*id);
+                let coming = slot.inbox_pending.load(Relaxed).max(0) as u32;
+                (slot.connections.load(Relaxed) + coming, *id)
+            })
+            .min()
+    }
+}

@@ -1,0 +1,202 @@
+//! One client: its socket, what was read and not yet understood, what was written and not yet
+//! sent, and what it waits for. An idle connection owns no buffer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::exchange::{Need, Op};
+use crate::http::answer::Status;
+use crate::http::chunked::Chunked;
+use crate::http::get::Transfer;
+use crate::http::head::{HeadScan, Request};
+use crate::spec::{Service, SiteId};
+use crate::sys::socket;
+
+/// A connection of the event loop.
+#[derive(Debug)]
+pub struct Conn {
+    /// Shared with the disk thread that borrows it.
+    pub socket: Arc<OwnedFd>,
+    /// Who is on the other side.
+    pub peer: SocketAddr,
+    /// What is spoken.
+    pub service: Service,
+    /// Which docroot it is about.
+    pub site: SiteId,
+    /// The socket may have something to read.
+    pub readable: bool,
+    /// The socket may take something.
+    pub writable: bool,
+    /// The peer has shut down its writing side.
+    pub ended: bool,
+    /// Close once the output is sent.
+    pub closing: Option<Ending>,
+    /// What goes on.
+    pub state: State,
+    /// Read, not yet understood.
+    pub input: Vec<u8>,
+    /// Written, not yet sent.
+    pub output: Vec<u8>,
+}
+
+/// What a connection is in the middle of.
+#[derive(Debug)]
+pub enum State {
+    /// Between requests, or in a request's head.
+    Reading(HeadScan),
+    /// In a body that nobody wants.
+    Discarding(Box<Discard>),
+    /// In an answer that the loop sends by itself.
+    Sending(Box<Sending>),
+    /// A disk thread has the socket.
+    Lent,
+    /// An operation waits for the socket.
+    Blocked(Op, Need),
+    /// Closed for writing; what still comes is thrown away so that the answer is not lost.
+    Lingering,
+}
+
+/// How a connection is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// At once: nothing more can be on its way.
+    Plain,
+    /// The peer may be sending: a plain close would reset the connection, and the peer could
+    /// lose the answer.
+    Lingering,
+}
+
+/// A body being thrown away.
+#[derive(Debug)]
+pub struct Discard {
+    /// How it is framed.
+    pub left: Left,
+    /// What follows.
+    pub then: Then,
+}
+
+/// How much of a body is left.
+#[derive(Debug)]
+pub enum Left {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks, of which so many bytes may still come.
+    Chunked(Box<Chunked>, u64),
+}
+
+/// What follows a body that was thrown away.
+#[derive(Debug)]
+pub enum Then {
+    /// The request is served.
+    Serve(Box<Request>),
+    /// It was refused.
+    Answer(Status, bool),
+}
+
+/// A file being sent by the loop, with the request in case a disk thread must take over.
+#[derive(Debug)]
+pub struct Sending {
+    /// The file.
+    pub transfer: Transfer,
+    /// Whose answer it is.
+    pub request: Request,
+    /// Taken before the file was opened: [`crate::scoreboard::DeviceSlot::removal_mark`].
+    pub mark: Option<u64>,
+}
+
+/// What a read brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes.
+    Some(usize),
+    /// Nothing for now.
+    Nothing,
+    /// The peer has shut down its writing side.
+    End,
+    /// The connection is broken.
+    Broken,
+}
+
+impl Conn {
+    /// A connection that has just arrived, with what was read from it elsewhere.
+    pub fn new(
+        socket: OwnedFd,
+        peer: SocketAddr,
+        service: Service,
+        site: SiteId,
+        input: Vec<u8>,
+    ) -> Conn {
+        Conn {
+            socket: Arc::new(socket),
+            peer,
+            service,
+            site,
+            readable: false,
+            writable: false,
+            ended: false,
+            closing: None,
+            state: State::Reading(HeadScan::default()),
+            input,
+            output: Vec::new(),
+        }
+    }
+
+    /// Its socket.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Reads what is there. Readiness is edge-triggered: a read that does not fill the buffer has
+    /// emptied the socket, unless the end of the stream is near.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Read {
+        if !self.readable {
+            return Read::Nothing;
+        }
+        match socket::receive(self.fd(), buffer) {
+            Ok(0) => {
+                self.readable = false;
+                self.ended = true;
+                Read::End
+            }
+            Ok(n) => {
+                self.readable = n == buffer.len() || self.ended;
+                Read::Some(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Read::Nothing
+            }
+            Err(_) => Read::Broken,
+        }
+    }
+
+    /// Sends `bytes`, and keeps what the socket does not take. `Err`: the peer is gone.
+    pub fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<()> {
+        let sent = if self.output.is_empty() { self.send_now(bytes, more)? } else { 0 };
+        if sent < bytes.len() {
+            self.output.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(())
+    }
+
+    /// Sends what is left over from earlier. True: nothing is left.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        if !self.output.is_empty() {
+            let output = std::mem::take(&mut self.output);
+            let sent = self.send_now(&output, false)?;
+            if sent < output.len() {
+                self.output = output[sent..].to_vec();
+            }
+        }
+        Ok(self.output.is_empty())
+    }
+
+    fn send_now(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        match socket::send(self.fd(), bytes, more) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Everything that touches a disk.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`path`] | paths that have been checked |
+//! | [`device`] | one device as this process sees it: its directory, what can be done there |
+//! | [`open`] | opens that cannot leave the device, and those that cannot block |
+//! | [`commit`] | a PUT from temporary to final name |
+//! | [`pool`] | disk threads |
+
+pub mod commit;
+pub mod device;
+pub mod open;
+pub mod path;
+pub mod pool;

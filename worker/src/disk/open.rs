@@ -1,0 +1,93 @@
+//! Opens below a device's directory: symbolic links may not lead out of it.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::disk::device::{Device, DeviceDir};
+use crate::sys::file::{BENEATH, CACHED, open_below};
+
+/// Never blocks on a FIFO or a device node, never becomes the controlling terminal.
+const READ: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// Opens a file for reading if that needs no disk at all. Loop thread. `WouldBlock`: only the
+/// disk knows. `EPERM`: O_NOATIME was refused, so that reading would change the inode.
+pub fn cached(dir: &DeviceDir, path: &CStr) -> io::Result<OwnedFd> {
+    let quiet = if dir.updates_atime { libc::O_NOATIME } else { 0 };
+    open_below(dir.as_fd(), path, READ | quiet, 0, CACHED)
+}
+
+/// Opens a file for reading. Disk threads.
+pub fn for_reading(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<OwnedFd> {
+    match inside(device, dir, path, READ | libc::O_NOATIME, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => inside(device, dir, path, READ, 0),
+        other => other,
+    }
+}
+
+/// openat2 below the device, for any flags. Absolute links that point into the device are
+/// followed too, which the kernel alone would refuse. Disk threads.
+pub fn inside(
+    device: &Device,
+    dir: &DeviceDir,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+) -> io::Result<OwnedFd> {
+    match open_below(dir.as_fd(), path, flags, mode, BENEATH) {
+        Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
+            let resolved = resolve(device.path(), path).ok_or(e)?;
+            open_below(dir.as_fd(), &resolved, flags, mode, BENEATH)
+        }
+        other => other,
+    }
+}
+
+/// Where a path with absolute links really is, seen from the device; `None` when it is outside.
+fn resolve(device: &Path, path: &CStr) -> Option<CString> {
+    let base = device.canonicalize().ok()?;
+    let real = base.join(OsStr::from_bytes(path.to_bytes())).canonicalize().ok()?;
+    let below = real.strip_prefix(&base).ok()?;
+    CString::new(below.as_os_str().as_bytes()).ok().filter(|path| !path.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{DeviceKey, SiteId};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed_inside_the_device_only() {
+        let docroot = tempfile::tempdir().unwrap();
+        let dev = docroot.path().join("dev1");
+        std::fs::create_dir(&dev).unwrap();
+        std::fs::write(dev.join("file"), "x").unwrap();
+        std::fs::write(docroot.path().join("secret"), "x").unwrap();
+        symlink("file", dev.join("near")).unwrap();
+        symlink(dev.join("file"), dev.join("absolute")).unwrap();
+        symlink("../secret", dev.join("out")).unwrap();
+        symlink(docroot.path().join("secret"), dev.join("far")).unwrap();
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path());
+        let dir = device.dir().unwrap();
+        for good in [c"file", c"near", c"absolute"] {
+            for_reading(&device, &dir, good).unwrap();
+        }
+        for bad in [c"out", c"far"] {
+            let error = for_reading(&device, &dir, bad).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn fifo_does_not_hang_the_open() {
+        let docroot = tempfile::tempdir().unwrap();
+        let fifo = docroot.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 0 }, docroot.path());
+        let dir = device.dir().unwrap();
+        for_reading(&device, &dir, c"fifo").unwrap();
+    }
+}

@@ -1,0 +1,241 @@
+//! Disk threads of one device: a queue that the loop fills, threads that come when there is work
+//! and go when there has been none for a while. Nothing here is locked across a disk operation.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A thread without work ends after this time, and its memory goes with it.
+const IDLE_LIFE: Duration = Duration::from_secs(10);
+/// Enough for the deepest call chain of a job several times over.
+const STACK: usize = 256 * 1024;
+
+/// Something to do on a disk. It delivers its result itself.
+pub trait Job: Send + Sized + 'static {
+    /// Runs in a disk thread until done, or returns itself to be continued after the others in
+    /// the queue have had their turn.
+    fn run(self, progress: &Progress) -> Option<Self>;
+}
+
+/// When the disk operation that a thread is in began; shared with the stall clock.
+#[derive(Debug)]
+pub struct Progress {
+    epoch: Instant,
+    /// Milliseconds after `epoch`, plus one; 0: in no operation.
+    began: AtomicU64,
+}
+
+/// The threads and the queue of one device.
+#[derive(Debug)]
+pub struct Pool<J: Job>(Arc<Shared<J>>);
+
+#[derive(Debug)]
+struct Shared<J> {
+    name: String,
+    epoch: Instant,
+    state: Mutex<State<J>>,
+    work: Condvar,
+}
+
+#[derive(Debug)]
+struct State<J> {
+    queue: VecDeque<J>,
+    threads: Vec<Arc<Progress>>,
+    idle: usize,
+    limit: usize,
+}
+
+impl Progress {
+    /// A disk operation starts, or the next one of a job that does many.
+    pub fn touch(&self) {
+        self.began.store(self.epoch.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    fn rest(&self) {
+        self.began.store(0, Relaxed);
+    }
+}
+
+impl<J: Job> Pool<J> {
+    /// A pool of at most `limit` threads, which carry `name`.
+    pub fn new(name: String, limit: usize) -> Self {
+        let limit = limit.max(1);
+        let (queue, threads) = (VecDeque::new(), Vec::new());
+        let state = State { queue, threads, idle: 0, limit };
+        let shared =
+            Shared { name, epoch: Instant::now(), state: Mutex::new(state), work: Condvar::new() };
+        Pool(Arc::new(shared))
+    }
+
+    /// Queues a job. The error gives it back: `max_queue` jobs wait already, or there is no
+    /// thread and none can be started.
+    pub fn submit(&self, job: J, max_queue: usize) -> Result<(), J> {
+        let mut state = self.0.lock();
+        if state.queue.len() >= max_queue {
+            return Err(job);
+        }
+        state.queue.push_back(job);
+        if state.idle >= state.queue.len() {
+            self.0.work.notify_one();
+        } else if state.threads.len() < state.limit
+            && let Err(e) = self.start_thread(&mut state)
+            && state.threads.is_empty()
+        {
+            log::error!("{}: cannot start a disk thread: {e}", self.0.name);
+            return state.queue.pop_back().map_or(Ok(()), Err);
+        }
+        Ok(())
+    }
+
+    /// How many threads there may be from now on; surplus ones end when they are done.
+    pub fn set_limit(&self, limit: usize) {
+        self.0.lock().limit = limit.max(1);
+        self.0.work.notify_all();
+    }
+
+    /// Jobs queued or running.
+    pub fn in_flight(&self) -> usize {
+        let state = self.0.lock();
+        state.queue.len() + state.threads.len() - state.idle
+    }
+
+    /// Age of the oldest disk operation that has not returned.
+    pub fn oldest(&self) -> Option<Duration> {
+        let state = self.0.lock();
+        let began = state.threads.iter().map(|p| p.began.load(Relaxed)).filter(|&ms| ms != 0);
+        let oldest = Duration::from_millis(began.min()? - 1);
+        Some(self.0.epoch.elapsed().saturating_sub(oldest))
+    }
+
+    fn start_thread(&self, state: &mut State<J>) -> io::Result<()> {
+        let progress = Arc::new(Progress { epoch: self.0.epoch, began: AtomicU64::new(0) });
+        let (shared, own) = (Arc::clone(&self.0), Arc::clone(&progress));
+        thread::Builder::new()
+            .name(self.0.name.clone())
+            .stack_size(STACK)
+            .spawn(move || shared.work_until_idle(&own))?;
+        state.threads.push(progress);
+        Ok(())
+    }
+}
+
+impl<J: Job> Shared<J> {
+    fn lock(&self) -> MutexGuard<'_, State<J>> {
+        // A job that panicked was not holding the lock; the state is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work_until_idle(&self, progress: &Arc<Progress>) {
+        let mut state = self.lock();
+        while state.threads.len() <= state.limit {
+            let Some(job) = state.queue.pop_front() else {
+                let waited = self.wait(state);
+                state = waited.0;
+                if waited.1 && state.queue.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            drop(state);
+            progress.touch();
+            let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(progress)));
+            progress.rest();
+            state = self.lock();
+            // The panic has been reported; the thread lives on, for others may wait for it.
+            state.queue.extend(unfinished.ok().flatten());
+        }
+        // In the same breath as the decision to go, so that no job counts on this thread.
+        state.threads.retain(|p| !Arc::ptr_eq(p, progress));
+    }
+
+    /// Waits for work; true when none came for long.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> (MutexGuard<'a, State<J>>, bool) {
+        state.idle += 1;
+        let (mut state, timeout) =
+            self.work.wait_timeout(state, IDLE_LIFE).unwrap_or_else(PoisonError::into_inner);
+        state.idle -= 1;
+        (state, timeout.timed_out())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    struct Step(Box<dyn FnOnce() + Send>);
+
+    impl Job for Step {
+        fn run(self, _: &Progress) -> Option<Self> {
+            (self.0)();
+            None
+        }
+    }
+
+    fn blocker() -> (Step, Sender<()>, Receiver<()>) {
+        let (release, released) = channel();
+        let (tell, started) = channel();
+        let step = Step(Box::new(move || {
+            tell.send(()).unwrap();
+            let _ = released.recv_timeout(Duration::from_secs(10));
+        }));
+        (step, release, started)
+    }
+
+    #[test]
+    fn threads_are_bounded_and_the_queue_is_too() {
+        let pool = Pool::new("test".into(), 2);
+        let (one, release_one, started_one) = blocker();
+        let (two, release_two, started_two) = blocker();
+        assert!(pool.submit(one, 1).is_ok());
+        started_one.recv().unwrap();
+        assert!(pool.submit(two, 1).is_ok());
+        started_two.recv().unwrap();
+        let (tell, done) = channel();
+        let waiting = Step(Box::new(move || tell.send(()).unwrap()));
+        assert!(pool.submit(waiting, 1).is_ok());
+        assert_eq!(pool.in_flight(), 3);
+        assert!(pool.submit(Step(Box::new(|| {})), 1).is_err());
+        assert!(pool.oldest().is_some());
+        release_one.send(()).unwrap();
+        done.recv_timeout(Duration::from_secs(10)).unwrap();
+        release_two.send(()).unwrap();
+    }
+
+    #[test]
+    fn unfinished_job_lets_the_others_pass() {
+        struct Long(u32, Sender<u32>, Option<Receiver<()>>);
+        impl Job for Long {
+            fn run(self, _: &Progress) -> Option<Self> {
+                if let Some(gate) = self.2 {
+                    gate.recv().unwrap();
+                }
+                self.1.send(self.0).unwrap();
+                (!self.0.is_multiple_of(10)).then(|| Long(self.0 - 1, self.1, None))
+            }
+        }
+        let pool = Pool::new("test".into(), 1);
+        let (tell, told) = channel();
+        let (open, gate) = channel();
+        pool.submit(Long(12, tell.clone(), Some(gate)), 9).ok().unwrap();
+        pool.submit(Long(20, tell, None), 9).ok().unwrap();
+        open.send(()).unwrap();
+        assert_eq!(told.iter().collect::<Vec<_>>(), [12, 20, 11, 10]);
+    }
+
+    #[test]
+    fn panic_in_a_job_costs_that_job_only() {
+        let pool = Pool::new("test".into(), 1);
+        let panicking = Step(Box::new(|| std::panic::resume_unwind(Box::new(()))));
+        assert!(pool.submit(panicking, 9).is_ok());
+        let (tell, done) = channel();
+        let next = Step(Box::new(move || tell.send(()).unwrap()));
+        assert!(pool.submit(next, 9).is_ok());
+        done.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -1,0 +1,105 @@
+//! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
+//! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::conn::State;
+use crate::control::Up;
+use crate::event_loop::Worker;
+use crate::http::head::HeadScan;
+use crate::scoreboard::WorkerState;
+
+/// A drain under way.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    began: u32,
+    /// Nobody supervises us any more.
+    orphan: bool,
+}
+
+impl Worker {
+    /// Starts the drain, once.
+    pub(crate) fn begin_drain(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        self.drain = Some(Drain { began: self.now, orphan: false });
+        self.context.draining.store(true, Relaxed);
+        self.slot.set_state(WorkerState::Draining);
+        self.close_listeners();
+        self.close_idle();
+    }
+
+    /// The control channel has ended.
+    pub(crate) fn master_gone(&mut self) {
+        if self.drain.as_ref().is_some_and(|drain| drain.orphan) {
+            return;
+        }
+        log::error!("the master is gone: worker {} drains", self.id);
+        self.begin_drain();
+        if let Some(drain) = &mut self.drain {
+            drain.orphan = true;
+        }
+    }
+
+    /// Closes connections with nothing in progress. What has arrived and not been read yet is in
+    /// progress: each gets a last look.
+    pub(crate) fn close_idle(&mut self) {
+        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if !self.is_idle(key) {
+                continue;
+            }
+            self.conns[key].readable = true;
+            self.advance(key);
+            if self.is_idle(key) {
+                self.close(key);
+            }
+        }
+    }
+
+    fn is_idle(&self, key: usize) -> bool {
+        self.conns.get(key).is_some_and(|conn| {
+            matches!(conn.state, State::Reading(_))
+                && conn.input.is_empty()
+                && conn.output.is_empty()
+        })
+    }
+
+    /// True when this worker may go: nothing in progress, and nothing can come any more.
+    pub(crate) fn drained(&mut self) -> bool {
+        let Some(drain) = &self.drain else { return false };
+        let limit = self.settings.drain_timeout.as_millis() as u32;
+        if limit > 0 && self.now.saturating_sub(drain.began) >= limit {
+            log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
+            return self.say_farewell();
+        }
+        let busy = !self.conns.is_empty() || self.pools.values().any(|pool| pool.in_flight() > 0);
+        if busy || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
+            return false;
+        }
+        self.conns.is_empty() && self.say_farewell()
+    }
+
+    /// While the whole node drains, a worker that has not noticed yet may still send a connection
+    /// here. One that drains alone leaves its inbox to its replacement.
+    fn others_hand_nothing_over(&self) -> bool {
+        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
+        orphan
+            || !self.board.draining()
+            || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
+    }
+
+    fn say_farewell(&mut self) -> bool {
+        // The master may be gone: then nobody needs to know.
+        let _ = self.control.send(&Up::Drained, None);
+        true
+    }
+}
+
+impl State {
+    /// Between two requests.
+    pub(crate) fn idle() -> State {
+        State::Reading(HeadScan::default())
+    }
+}

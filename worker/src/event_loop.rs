@@ -1,0 +1,446 @@
+//! The loop of one worker: waits, finds out what each event means for a connection, and acts on
+//! what the connection waits for next. This thread never touches a disk and never blocks.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use nix::sys::signal::Signal;
+use slab::Slab;
+
+use crate::accept::Listeners;
+use crate::conn::Conn;
+use crate::control::{Channel, Down, Up};
+use crate::disk::device::Device;
+use crate::disk::pool::Pool;
+use crate::drain::Drain;
+use crate::exchange::{Completions, Context, Done, Work};
+use crate::handover::{self, MOST_INPUT, Parcel};
+use crate::http::answer::HttpDate;
+use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
+use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
+use crate::sys::signal::Signals;
+use crate::sys::socket;
+use crate::timer::{Timers, Wait};
+
+const WAKER: usize = 0;
+const CONTROL: usize = 1;
+const INBOX: usize = 2;
+const SIGNALS: usize = 3;
+/// Token of the first listener.
+pub(crate) const FIRST_LISTENER: usize = 16;
+/// Token of the first connection; listeners are far fewer.
+const FIRST_CONN: usize = 4096;
+
+/// Read buffer of the loop; connections borrow it one at a time.
+const READ_BUFFER: usize = 64 * 1024;
+/// An answer buffer that grew beyond this is given back.
+const LARGE_OUTPUT: usize = 512 * 1024;
+/// The stall clock, and the timers while there are any, are looked at this often.
+const TICK_MS: u32 = 250;
+/// A loop without work still shows that it is alive.
+const HEARTBEAT_MS: u32 = 1000;
+/// Parcels taken from the inbox before other events get their turn.
+const PARCELS: usize = 64;
+
+/// A worker at work.
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
+    pub(crate) board: Scoreboard,
+    pub(crate) slot: &'static WorkerSlot,
+    pub(crate) settings: Settings,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) listeners: Listeners,
+    pub(crate) peers: HashMap<WorkerId, OwnedFd>,
+    pub(crate) conns: Slab<Conn>,
+    pub(crate) timers: Timers,
+    pub(crate) context: Arc<Context>,
+    pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
+    pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    /// When a device's directory was last of use, on the loop's clock.
+    pub(crate) used: HashMap<DeviceKey, u32>,
+    /// When a device's directory was last asked for.
+    pub(crate) wanted: HashMap<DeviceKey, u32>,
+    pub(crate) drain: Option<Drain>,
+    /// Milliseconds since the worker started: the loop's clock.
+    pub(crate) now: u32,
+    /// The time, as a Date header shows it.
+    pub(crate) date: HttpDate,
+    /// The effective user: whose files mincore(2) speaks the truth about.
+    pub(crate) user: u32,
+    /// Answers of the connection being served.
+    pub(crate) out: Vec<u8>,
+    pub(crate) scratch: Vec<u8>,
+    /// Connections that go on after the others have had their turn.
+    pub(crate) again: Vec<usize>,
+    pub(crate) control: Channel,
+    poll: Poll,
+    inbox: OwnedFd,
+    signals: Signals,
+    epoch: Instant,
+    date_second: u64,
+    next_tick: u32,
+    parcel: Vec<u8>,
+    done: Vec<Done>,
+    inbox_waits: bool,
+}
+
+impl Worker {
+    /// Sets up everything but the listeners.
+    pub(crate) fn new(spec: WorkerSpec) -> io::Result<Worker> {
+        let poll = Poll::new()?;
+        let signals = Signals::new(&[Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGINT])?;
+        let waker = Waker::new(poll.registry(), Token(WAKER))?;
+        for (fd, token) in [
+            (spec.control.as_fd(), CONTROL),
+            (spec.inbox.as_fd(), INBOX),
+            (signals.as_fd(), SIGNALS),
+        ] {
+            let mut source = SourceFd(&fd.as_raw_fd());
+            poll.registry().register(&mut source, Token(token), Interest::READABLE)?;
+        }
+        let slot = spec.board.worker(spec.id);
+        let context = Context {
+            board: spec.board,
+            slot,
+            draining: AtomicBool::new(false),
+            completions: Completions::new(waker),
+        };
+        let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
+        Ok(Worker {
+            id: spec.id,
+            board: spec.board,
+            slot,
+            settings: spec.settings,
+            sites: spec.sites,
+            listeners: Listeners::new(spec.listeners),
+            peers,
+            conns: Slab::new(),
+            timers: Timers::default(),
+            context: Arc::new(context),
+            devices: HashMap::new(),
+            pools: HashMap::new(),
+            used: HashMap::new(),
+            wanted: HashMap::new(),
+            drain: None,
+            now: 0,
+            date: HttpDate::EPOCH,
+            user: nix::unistd::geteuid().as_raw(),
+            out: Vec::new(),
+            scratch: vec![0; READ_BUFFER],
+            again: Vec::new(),
+            control: spec.control,
+            poll,
+            inbox: spec.inbox,
+            signals,
+            epoch: Instant::now(),
+            date_second: 0,
+            next_tick: 0,
+            parcel: Vec::new(),
+            done: Vec::new(),
+            inbox_waits: false,
+        })
+    }
+
+    /// Serves until drained.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        self.look_at_clock();
+        self.watch_listeners()?;
+        self.slot.set_state(WorkerState::Running);
+        self.control.send(&Up::Ready, None)?;
+        let mut events = Events::with_capacity(256);
+        while !self.drained() {
+            self.wait(&mut events)?;
+            for event in &events {
+                self.dispatch(event);
+            }
+            self.take_completions();
+            self.take_parcels();
+            self.continue_others();
+            if self.now >= self.next_tick {
+                self.tick();
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
+    pub(crate) fn epoll(&self) -> &Poll {
+        &self.poll
+    }
+
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let busy = !self.again.is_empty() || self.inbox_waits;
+        let ahead = if busy { 0 } else { self.next_tick.saturating_sub(self.now) };
+        let timeout = Duration::from_millis(u64::from(ahead));
+        match self.poll.poll(events, Some(timeout)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
+            result => result?,
+        }
+        if !events.is_empty() {
+            self.slot.wakeups.fetch_add(1, Relaxed);
+        }
+        self.look_at_clock();
+        Ok(())
+    }
+
+    fn look_at_clock(&mut self) {
+        self.now = self.epoch.elapsed().as_millis() as u32;
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if second != self.date_second {
+            self.date_second = second;
+            self.date = HttpDate::from_unix(second as i64);
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
+        match event.token().0 {
+            WAKER => {}
+            CONTROL => self.take_messages(),
+            INBOX => self.inbox_waits = true,
+            SIGNALS => self.take_signals(),
+            token if token >= FIRST_CONN => {
+                let key = token - FIRST_CONN;
+                let Some(conn) = self.conns.get_mut(key) else { return };
+                conn.readable |= event.is_readable() || event.is_read_closed();
+                conn.writable |= event.is_writable();
+                conn.ended |= event.is_read_closed();
+                self.advance(key);
+            }
+            listener => self.accept(listener - FIRST_LISTENER),
+        }
+    }
+
+    fn take_messages(&mut self) {
+        loop {
+            match self.control.receive::<Down>() {
+                Ok(Some((message, fd))) => self.obey(message, fd),
+                Ok(None) => return self.master_gone(),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    log::error!("control channel: {e}");
+                }
+                Err(_) => return self.master_gone(),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
+        match message {
+            Down::Drain => self.begin_drain(),
+            Down::AioThreads { threads } => {
+                self.settings.aio_threads = threads;
+                self.pools.values().for_each(|pool| pool.set_limit(threads));
+            }
+            Down::ReopenLogs => {}
+            Down::Peer { worker } => {
+                if let Some(inbox) = fd {
+                    self.peers.insert(WorkerId(worker), inbox);
+                }
+            }
+        }
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            // An interrupt from the terminal reaches the master too, which decides.
+            if signal != Signal::SIGINT {
+                self.begin_drain();
+            }
+        }
+    }
+
+    fn take_completions(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        self.context.completions.swap(&mut done);
+        for Done { key, outcome } in done.drain(..) {
+            if let Some(key) = key {
+                self.complete(key, outcome);
+            }
+        }
+        self.done = done;
+    }
+
+    fn take_parcels(&mut self) {
+        if !self.inbox_waits {
+            return;
+        }
+        let mut buffer = std::mem::take(&mut self.parcel);
+        buffer.resize(MOST_INPUT + 64, 0);
+        for _ in 0..PARCELS {
+            match handover::receive(self.inbox.as_fd(), &mut buffer) {
+                Ok(Some(parcel)) => self.open_parcel(parcel),
+                Ok(None) => {
+                    self.inbox_waits = false;
+                    self.slot.inbox_pending.store(0, Relaxed);
+                    break;
+                }
+                Err(e) => log::error!("inbox: {e}"),
+            }
+        }
+        if !self.inbox_waits {
+            buffer = Vec::new();
+        }
+        self.parcel = buffer;
+    }
+
+    /// True when the inbox is empty after a last look. Needed before a worker may go.
+    pub(crate) fn inbox_is_empty(&mut self) -> bool {
+        self.inbox_waits = true;
+        self.take_parcels();
+        !self.inbox_waits
+    }
+
+    fn open_parcel(&mut self, parcel: Parcel) {
+        match parcel {
+            Parcel::Connection { socket, service, site, input } => {
+                self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                let peer = socket::peer_address(socket.as_fd());
+                self.adopt(socket, peer, service, site, input);
+            }
+            Parcel::WantDir { device, from } => self.share_dir(device, from),
+            Parcel::Dir { device, fd, inline_reads, updates_atime } => {
+                self.device(device).adopt_dir(fd, inline_reads, updates_atime);
+                self.used.insert(device, self.now);
+            }
+        }
+    }
+
+    /// Takes a connection, new or from another worker, into the loop.
+    pub(crate) fn adopt(
+        &mut self,
+        fd: OwnedFd,
+        peer: SocketAddr,
+        service: Service,
+        site: SiteId,
+        input: Vec<u8>,
+    ) {
+        let begun = !input.is_empty();
+        let key = self.conns.insert(Conn::new(fd, peer, service, site, input));
+        if let Err(e) = self.watch_conn(key) {
+            log::error!("cannot watch a connection from {peer}: {e}");
+            self.conns.remove(key);
+            return;
+        }
+        self.slot.connections.store(self.conns.len() as u32, Relaxed);
+        self.timers.start(key, Wait::Idle, self.now);
+        if begun {
+            self.advance(key);
+        }
+    }
+
+    /// Closes a connection. One that a disk thread has is closed when it comes back.
+    pub(crate) fn close(&mut self, key: usize) {
+        if let Some(conn) = self.forget(key) {
+            drop(conn);
+            self.resume_listeners();
+        }
+    }
+
+    /// Takes a connection out of the loop. Epoll follows the open file, not the number: it is
+    /// deregistered by hand, for another process may hold it next.
+    pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
+        self.timers.stop(key);
+        let conn = self.conns.try_remove(key)?;
+        self.slot.connections.store(self.conns.len() as u32, Relaxed);
+        Some(conn)
+    }
+
+    /// Deregisters a connection that will live on elsewhere.
+    pub(crate) fn unwatch(&self, conn: &Conn) {
+        let _ = self.poll.registry().deregister(&mut SourceFd(&conn.socket.as_raw_fd()));
+    }
+
+    /// Asks for a connection's events: edge-triggered, both directions, once and for all.
+    pub(crate) fn watch_conn(&self, key: usize) -> io::Result<()> {
+        let raw = self.conns[key].socket.as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.registry().register(&mut SourceFd(&raw), Token(FIRST_CONN + key), interest)
+    }
+
+    /// Something has begun that the stall clock must see.
+    pub(crate) fn next_tick_soon(&mut self) {
+        self.next_tick = self.next_tick.min(self.now + TICK_MS);
+    }
+
+    fn continue_others(&mut self) {
+        for key in std::mem::take(&mut self.again) {
+            self.advance(key);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.epoch.elapsed();
+        self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
+        self.slot.heartbeat.store(monotonic_ms().unwrap_or(now.as_millis() as u64), Relaxed);
+        self.expire();
+        self.watch_devices();
+        self.resume_listeners();
+        if self.out.capacity() > LARGE_OUTPUT {
+            self.out = Vec::new();
+        }
+        if self.drain.is_some() {
+            self.close_idle();
+        }
+    }
+
+    /// Nothing waits with a deadline short of the heartbeat.
+    fn is_quiet(&self) -> bool {
+        let timed = [Wait::Head, Wait::Body, Wait::Linger];
+        self.drain.is_none()
+            && self.used.is_empty()
+            && self.pools.values().all(|pool| pool.in_flight() == 0)
+            && timed.iter().all(|wait| self.timers.oldest(*wait).is_none())
+            && self.settings.idle_timeout.is_zero()
+    }
+
+    fn expire(&mut self) {
+        let settings = &self.settings;
+        let limits = [
+            (Wait::Idle, settings.idle_timeout),
+            (Wait::Head, settings.header_timeout),
+            (Wait::Body, settings.body_timeout),
+            (Wait::Linger, LINGER),
+        ];
+        for (wait, limit) in limits {
+            let limit = limit.as_millis() as u32;
+            if limit == 0 {
+                continue;
+            }
+            while let Some((key, since)) = self.timers.oldest(wait) {
+                if self.now.saturating_sub(since) < limit {
+                    break;
+                }
+                self.time_out(key);
+            }
+        }
+    }
+
+    /// The pool of a device's disk threads, made when it is first needed.
+    pub(crate) fn pool(&mut self, device: &Device) -> &Pool<Work> {
+        let limit = self.settings.aio_threads;
+        self.pools
+            .entry(device.key)
+            .or_insert_with(|| Pool::new(format!("disk {}", device.key), limit))
+    }
+}
+
+/// A closing connection is drained for so long at most.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// CLOCK_MONOTONIC, which all processes see alike.
+fn monotonic_ms() -> Option<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
+    Some(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+}

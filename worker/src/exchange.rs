@@ -1,0 +1,319 @@
+//! What passes between the loop and a disk thread: an operation with the connection's socket on
+//! the way there, an outcome on the way back. The thread borrows the socket: until the outcome is
+//! back the loop neither reads nor writes it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mio::Waker;
+
+use crate::disk::device::Device;
+use crate::disk::pool::{Job, Progress};
+use crate::http::answer::Status;
+use crate::http::delete::Delete;
+use crate::http::get::Get;
+use crate::http::put::Put;
+use crate::http::refuse::Refused;
+use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
+use crate::sys::socket;
+
+/// Something that a disk thread does.
+#[derive(Debug)]
+pub enum Op {
+    /// Sends a file.
+    Get(Box<Get>),
+    /// Receives a file.
+    Put(Box<Put>),
+    /// Removes a file.
+    Delete(Delete),
+    /// Opens the device's directory anew.
+    Refresh,
+    /// Closes a descriptor whose last close may free blocks, or drops an unfinished operation.
+    Release(Released),
+}
+
+/// What is let go in a disk thread.
+#[derive(Debug)]
+pub enum Released {
+    /// A file.
+    File(OwnedFd),
+    /// An operation whose connection is gone.
+    Op(Box<Op>),
+}
+
+/// What a blocked operation waits for on its socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// More from the peer.
+    Read,
+    /// The peer to take more.
+    Write,
+}
+
+/// How an operation ended, or why it pauses.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Answered.
+    Answered(Answered),
+    /// Refused before any of the body was taken; the loop answers.
+    Refused {
+        /// With what.
+        refused: Refused,
+        /// The operation with what it knows of the body.
+        put: Box<Put>,
+    },
+    /// To be continued when the socket is ready.
+    Blocked {
+        /// The operation.
+        op: Op,
+        /// What it waits for.
+        need: Need,
+    },
+    /// The connection cannot go on: close it.
+    Broken,
+    /// Nothing to tell a connection.
+    Finished,
+}
+
+/// An answer that a disk thread has given.
+#[derive(Debug)]
+pub struct Answered {
+    /// What the socket did not take at once.
+    pub unsent: Vec<u8>,
+    /// Whether the connection lives on.
+    pub keep: bool,
+    /// Bytes behind the request that were read with it.
+    pub leftover: Vec<u8>,
+    /// True when the thread read from the socket, so that the loop cannot know what is in it.
+    pub has_read: bool,
+}
+
+impl Outcome {
+    /// An answer, with nothing read beyond the request.
+    pub fn answered(unsent: Vec<u8>, keep: bool) -> Outcome {
+        let leftover = Vec::new();
+        Outcome::Answered(Answered { unsent, keep, leftover, has_read: false })
+    }
+}
+
+/// An outcome on its way to the loop.
+#[derive(Debug)]
+pub struct Done {
+    /// The connection's key; `None` when none waits.
+    pub key: Option<usize>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Outcomes that the loop has not seen yet.
+#[derive(Debug)]
+pub struct Completions {
+    queue: Mutex<Vec<Done>>,
+    waker: Waker,
+}
+
+impl Completions {
+    /// An empty queue that wakes the loop through `waker`.
+    pub fn new(waker: Waker) -> Completions {
+        Completions { queue: Mutex::new(Vec::new()), waker }
+    }
+
+    /// Adds an outcome; wakes the loop unless it has been woken for an earlier one already.
+    pub fn push(&self, done: Done) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = queue.is_empty();
+        queue.push(done);
+        drop(queue);
+        if first && let Err(e) = self.waker.wake() {
+            log::error!("cannot wake the event loop: {e}");
+        }
+    }
+
+    /// Takes all that is there, leaving `empty` in its place.
+    pub fn swap(&self, empty: &mut Vec<Done>) {
+        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), empty);
+    }
+}
+
+/// What all threads of a worker share.
+#[derive(Debug)]
+pub struct Context {
+    /// The scoreboard.
+    pub board: Scoreboard,
+    /// The worker's own slot there.
+    pub slot: &'static WorkerSlot,
+    /// Set when this worker drains.
+    pub draining: AtomicBool,
+    /// The way back to the loop.
+    pub completions: Completions,
+}
+
+/// An operation with all it needs, as it waits in a device's queue.
+#[derive(Debug)]
+pub struct Work {
+    /// The connection's key; `None` when none waits.
+    pub key: Option<usize>,
+    /// The connection's socket, borrowed.
+    pub socket: Option<Arc<OwnedFd>>,
+    /// Who is on the other side, for the log.
+    pub peer: SocketAddr,
+    /// Whether unread input of the connection waits in the loop.
+    pub more_input: bool,
+    /// The device.
+    pub device: Arc<Device>,
+    /// The worker.
+    pub context: Arc<Context>,
+    op: Option<Op>,
+}
+
+/// One turn of an operation in a disk thread.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// The connection's socket.
+    pub socket: BorrowedFd<'a>,
+    /// Who is on the other side.
+    pub peer: SocketAddr,
+    /// The device.
+    pub device: &'a Device,
+    /// Its slot on the scoreboard.
+    pub slot: Option<&'static DeviceSlot>,
+    /// The stall clock's view of this thread.
+    pub progress: &'a Progress,
+    context: &'a Context,
+    more_input: bool,
+}
+
+/// What a turn came to.
+#[derive(Debug)]
+pub enum Turned {
+    /// The loop must know.
+    Over(Outcome),
+    /// To be continued after the others in the queue.
+    Again(Op),
+}
+
+impl Turn<'_> {
+    /// Whether the connection may live on: not while draining, unless more was asked already.
+    pub fn may_keep(&self, keep: bool) -> bool {
+        keep && (self.more_input || !self.context.draining.load(Relaxed))
+    }
+
+    /// Sends an answer; what the peer does not take at once is left to the loop.
+    pub fn answer(&self, mut bytes: Vec<u8>, keep: bool) -> Outcome {
+        match socket::send(self.socket, &bytes, false) {
+            Ok(n) => drop(bytes.drain(..n)),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Outcome::Broken,
+        }
+        Outcome::answered(bytes, keep)
+    }
+
+    /// Adds an answer of class 5xx to the worker's count of them.
+    pub fn count_error(&self, status: Status) {
+        if status.code() >= 500 {
+            self.context.slot.errors.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Adds to the worker's count of body bytes sent.
+    pub fn count_out(&self, bytes: u64) {
+        self.context.slot.bytes_out.fetch_add(bytes, Relaxed);
+    }
+
+    /// Adds to the worker's count of body bytes received.
+    pub fn count_in(&self, bytes: u64) {
+        self.context.slot.bytes_in.fetch_add(bytes, Relaxed);
+    }
+}
+
+impl Work {
+    /// Work for a connection.
+    pub fn for_connection(
+        key: usize,
+        socket: Arc<OwnedFd>,
+        peer: SocketAddr,
+        more_input: bool,
+        device: Arc<Device>,
+        context: Arc<Context>,
+        op: Op,
+    ) -> Work {
+        let (key, socket) = (Some(key), Some(socket));
+        Work { key, socket, peer, more_input, device, context, op: Some(op) }
+    }
+
+    /// Work that no connection waits for.
+    pub fn in_background(device: Arc<Device>, context: Arc<Context>, op: Op) -> Work {
+        let peer = SocketAddr::from(([0, 0, 0, 0], 0));
+        Work { key: None, socket: None, peer, more_input: false, device, context, op: Some(op) }
+    }
+
+    /// Gives the operation back when no thread will run it.
+    pub fn into_op(mut self) -> Option<Op> {
+        self.op.take()
+    }
+
+    fn turn(&self, op: Op, progress: &Progress) -> Turned {
+        let op = match op {
+            Op::Refresh => {
+                if let Err(e) = self.device.dir() {
+                    log::debug!("{}: {e}", self.device.path().display());
+                }
+                return Turned::Over(Outcome::Finished);
+            }
+            Op::Release(released) => {
+                drop(released);
+                return Turned::Over(Outcome::Finished);
+            }
+            op => op,
+        };
+        let Some(socket) = &self.socket else { return Turned::Over(Outcome::Broken) };
+        let turn = Turn {
+            socket: socket.as_fd(),
+            peer: self.peer,
+            device: &self.device,
+            slot: self.context.board.device(self.device.key),
+            progress,
+            context: &self.context,
+            more_input: self.more_input,
+        };
+        match op {
+            Op::Get(get) => get.run(&turn),
+            Op::Put(put) => put.run(&turn),
+            Op::Delete(delete) => delete.run(&turn),
+            Op::Refresh | Op::Release(_) => Turned::Over(Outcome::Finished),
+        }
+    }
+}
+
+impl Job for Work {
+    fn run(mut self, progress: &Progress) -> Option<Work> {
+        let op = self.op.take()?;
+        match self.turn(op, progress) {
+            Turned::Again(op) => {
+                self.op = Some(op);
+                Some(self)
+            }
+            Turned::Over(outcome) => {
+                let key = self.key.take();
+                self.socket = None;
+                self.context.completions.push(Done { key, outcome });
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Work {
+    /// A panic in an operation must not leave its connection waiting for ever.
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take()
+            && std::thread::panicking()
+        {
+            let outcome = Outcome::Broken;
+            self.context.completions.push(Done { key: Some(key), outcome });
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Inboxes: how a connection, or a device's directory, gets from one worker to another. One packet
+//! each, with the descriptor riding along: unix(7), SCM_RIGHTS over SOCK_SEQPACKET.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::spec::{DeviceKey, Service, SiteId, WorkerId};
+use crate::sys::socket;
+
+/// Longest unread input that travels with a connection: a full read buffer behind a partial head.
+pub const MOST_INPUT: usize = 256 * 1024;
+const HEADER: usize = 8;
+
+/// What arrives in an inbox.
+#[derive(Debug)]
+pub enum Parcel {
+    /// A connection with what was read from it and not yet answered.
+    Connection {
+        /// Its socket.
+        socket: OwnedFd,
+        /// What is spoken on it.
+        service: Service,
+        /// Which docroot it is about.
+        site: SiteId,
+        /// Unread input.
+        input: Vec<u8>,
+    },
+    /// A worker would like a device's directory, for reads that do not block.
+    WantDir {
+        /// Which device.
+        device: DeviceKey,
+        /// Who asks.
+        from: WorkerId,
+    },
+    /// The directory asked for.
+    Dir {
+        /// Which device.
+        device: DeviceKey,
+        /// A path descriptor of it.
+        fd: OwnedFd,
+        /// See [`crate::disk::device::DeviceDir`].
+        inline_reads: bool,
+        /// See [`crate::disk::device::DeviceDir`].
+        updates_atime: bool,
+    },
+}
+
+const CONNECTION: u8 = b'c';
+const WANT_DIR: u8 = b'w';
+const DIR: u8 = b'd';
+
+/// Sends a connection. `WouldBlock`: the inbox is full.
+pub fn send_connection(
+    inbox: BorrowedFd<'_>,
+    connection: BorrowedFd<'_>,
+    service: Service,
+    site: SiteId,
+    input: &[u8],
+) -> io::Result<()> {
+    let service = match service {
+        Service::Http => 0,
+        Service::HttpGet => 1,
+        Service::Mgmt => 2,
+    };
+    let header = [CONNECTION, service, site.0, 0, 0, 0, 0, 0];
+    socket::send_with_fd(inbox, &[&header, input], Some(connection))
+}
+
+/// Asks a device's owner for its directory.
+pub fn ask_for_dir(inbox: BorrowedFd<'_>, device: DeviceKey, from: WorkerId) -> io::Result<()> {
+    let [low, high] = from.0.to_le_bytes();
+    socket::send_with_fd(inbox, &[&device_header(WANT_DIR, device, low, high)], None)
+}
+
+/// Answers [`Parcel::WantDir`].
+pub fn send_dir(
+    inbox: BorrowedFd<'_>,
+    device: DeviceKey,
+    dir: BorrowedFd<'_>,
+    inline_reads: bool,
+    updates_atime: bool,
+) -> io::Result<()> {
+    let header = device_header(DIR, device, inline_reads.into(), updates_atime.into());
+    socket::send_with_fd(inbox, &[&header], Some(dir))
+}
+
+/// Takes the next parcel. `Ok(None)`: there is none. `InvalidData`: one was there, but not whole
+/// (for lack of room its descriptor could not be received, so the connection is closed already).
+pub fn receive(inbox: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Parcel>> {
+    let (len, fd) = match socket::receive_with_fd(inbox, buffer) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        other => other?,
+    };
+    match parse(&buffer[..len], fd) {
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "a parcel that is not whole")),
+        parcel => Ok(parcel),
+    }
+}
+
+fn device_header(kind: u8, device: DeviceKey, a: u8, b: u8) -> [u8; HEADER] {
+    let [d0, d1, d2, d3] = device.devid.to_le_bytes();
+    [kind, device.site.0, a, b, d0, d1, d2, d3]
+}
+
+fn parse(packet: &[u8], fd: Option<OwnedFd>) -> Option<Parcel> {
+    let (&[kind, b1, b2, b3, d0, d1, d2, d3], input) = packet.split_first_chunk::<HEADER>()?;
+    let device = DeviceKey { site: SiteId(b1), devid: u32::from_le_bytes([d0, d1, d2, d3]) };
+    match (kind, fd) {
+        (CONNECTION, Some(socket)) => {
+            let service = [Service::Http, Service::HttpGet, Service::Mgmt].get(usize::from(b1))?;
+            let (site, input) = (SiteId(b2), input.to_vec());
+            Some(Parcel::Connection { socket, service: *service, site, input })
+        }
+        (WANT_DIR, None) => {
+            Some(Parcel::WantDir { device, from: WorkerId(u16::from_le_bytes([b2, b3])) })
+        }
+        (DIR, Some(fd)) => {
+            Some(Parcel::Dir { device, fd, inline_reads: b2 != 0, updates_atime: b3 != 0 })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn pass(send: impl FnOnce(BorrowedFd<'_>)) -> Option<Parcel> {
+        let (a, b) = socket::seqpacket_pair().unwrap();
+        send(a.as_fd());
+        receive(b.as_fd(), &mut vec![0; MOST_INPUT + HEADER]).unwrap()
+    }
+
+    #[test]
+    fn connection_travels_with_all_its_input() {
+        let (_keep, passed) = std::os::unix::net::UnixStream::pair().unwrap();
+        let text = vec![b'x'; 128 * 1024];
+        let parcel = pass(|inbox| {
+            socket::widen(inbox, 1024 * 1024);
+            send_connection(inbox, passed.as_fd(), Service::HttpGet, SiteId(3), &text).unwrap();
+        });
+        let Some(Parcel::Connection { service, site, input, .. }) = parcel else {
+            panic!("{parcel:?}")
+        };
+        assert_eq!((service, site, input), (Service::HttpGet, SiteId(3), text));
+    }
+
+    #[test]
+    fn directory_is_asked_for_and_sent() {
+        let device = DeviceKey { site: SiteId(1), devid: 16_777_215 };
+        let asked = pass(|inbox| ask_for_dir(inbox, device, WorkerId(300)).unwrap());
+        assert!(
+            matches!(asked, Some(Parcel::WantDir { device: d, from: WorkerId(300) }) if d == device)
+        );
+        let dir = std::fs::File::open("/").unwrap();
+        let sent = pass(|inbox| send_dir(inbox, device, dir.as_fd(), true, false).unwrap());
+        assert!(matches!(
+            sent,
+            Some(Parcel::Dir { device: d, inline_reads: true, updates_atime: false, .. }) if d == device
+        ));
+    }
+
+    #[test]
+    fn empty_inbox_is_told_from_a_torn_parcel() {
+        assert!(pass(|_| ()).is_none());
+        for torn in [&b"c"[..], b"c0000000", b"x0000000"] {
+            let (a, b) = socket::seqpacket_pair().unwrap();
+            socket::send_with_fd(a.as_fd(), &[torn], None).unwrap();
+            assert!(receive(b.as_fd(), &mut [0; 64]).is_err());
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! DELETE: PROTOCOL.md section 2.5.
+
+use std::io;
+
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::disk::commit::folder_flags;
+use crate::disk::open;
+use crate::disk::path::DevPath;
+use crate::exchange::{Turn, Turned};
+use crate::http::answer;
+use crate::http::{date_now, log_failure, status_of};
+
+/// A DELETE on its way to a disk thread.
+#[derive(Debug)]
+pub struct Delete {
+    /// What to remove.
+    pub path: DevPath,
+    /// Whether the connection lives on afterwards.
+    pub keep: bool,
+}
+
+impl Delete {
+    /// Its one turn in a disk thread.
+    pub fn run(self, turn: &Turn<'_>) -> Turned {
+        let keep = turn.may_keep(self.keep);
+        let mut head = Vec::with_capacity(200);
+        match self.remove(turn) {
+            Ok(()) => answer::no_content(&mut head, &date_now(), keep),
+            Err(e) => {
+                let status = status_of(&e);
+                log_failure("DELETE", self.path.as_str(), status, &e);
+                turn.count_error(status);
+                answer::empty(&mut head, status, &date_now(), keep);
+            }
+        }
+        Turned::Over(turn.answer(head, keep))
+    }
+
+    /// The folder is opened first, so that no link on the way leads out of the device.
+    fn remove(&self, turn: &Turn<'_>) -> io::Result<()> {
+        let dir = turn.device.dir()?;
+        let Some((folder, name)) = self.path.parent() else {
+            open::inside(turn.device, &dir, self.path.relative(), libc::O_PATH, 0)?;
+            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+        };
+        let folder = std::ffi::CString::new(if folder.is_empty() { b"." } else { folder })?;
+        let folder = open::inside(turn.device, &dir, &folder, folder_flags(), 0)?;
+        turn.progress.touch();
+        let _removal = turn.slot.map(|slot| slot.removal());
+        Ok(unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+}

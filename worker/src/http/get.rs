@@ -1,0 +1,272 @@
+//! GET and HEAD of files: PROTOCOL.md section 2.3. The same plan serves both ways: inline in the
+//! loop when everything is cached, and in a disk thread.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::disk::open;
+use crate::disk::path::DevPath;
+use crate::exchange::{Need, Op, Outcome, Turn, Turned};
+use crate::http::answer::{self, HttpDate, Status};
+use crate::http::head::{IfRange, Method, Request};
+use crate::http::range::Selection;
+use crate::http::{date_now, log_failure, status_of};
+use crate::sys::{file, socket};
+
+/// Most bytes that one sendfile call is asked for.
+const WINDOW: u64 = 1024 * 1024;
+/// After so many bytes a disk thread looks whether others wait for it.
+const SLICE: u64 = 8 * 1024 * 1024;
+
+/// A part of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// A GET or HEAD on its way through a disk thread.
+#[derive(Debug)]
+pub struct Get {
+    path: DevPath,
+    request: Request,
+    keep: bool,
+    transfer: Option<Transfer>,
+}
+
+/// A file being sent.
+#[derive(Debug)]
+pub struct Transfer {
+    /// What is sent.
+    pub file: OwnedFd,
+    /// Named in the log when the file shrinks.
+    pub path: DevPath,
+    /// What is left of it.
+    pub rest: Extent,
+    /// Whether the connection lives on afterwards.
+    pub keep: bool,
+    /// The answer's head, as far as it is not sent.
+    head: Vec<u8>,
+}
+
+/// How far a transfer came.
+#[derive(Debug)]
+pub enum Pumped {
+    /// All is sent.
+    Done,
+    /// The peer does not take more now.
+    Blocked,
+    /// So much for one turn.
+    Enough,
+    /// The file ended before its size: nothing sensible can follow.
+    Shrunk,
+    /// The peer is gone, or the disk failed.
+    Failed(io::Error),
+}
+
+/// Writes the head of the answer for a file, and says which part of it follows.
+/// `Err`: it is no file that can be sent.
+pub fn plan(
+    out: &mut Vec<u8>,
+    request: &Request,
+    facts: &FileStat,
+    now: &HttpDate,
+    keep: bool,
+) -> Result<Option<Extent>, Status> {
+    if facts.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Status::Forbidden403);
+    }
+    let (size, modified) = (facts.st_size as u64, HttpDate::from_unix(facts.st_mtime));
+    if request.if_unmodified_since.is_some_and(|date| facts.st_mtime > date) {
+        return Err(Status::PreconditionFailed412);
+    }
+    if request.if_modified_since.is_some_and(|date| facts.st_mtime <= date) {
+        answer::not_modified(out, now, &modified, keep);
+        return Ok(None);
+    }
+    let body = match selection(request, size, facts.st_mtime) {
+        Selection::Nonsense => return Err(Status::BadRequest400),
+        Selection::Unsatisfiable => {
+            answer::unsatisfiable(out, now, size, keep);
+            return Ok(None);
+        }
+        Selection::Whole => {
+            answer::file(out, now, &modified, size, keep);
+            Extent { offset: 0, len: size }
+        }
+        Selection::Part { first, last } => {
+            answer::part(out, now, &modified, first, last, size, keep);
+            Extent { offset: first, len: last - first + 1 }
+        }
+    };
+    Ok((request.method == Method::Get && body.len > 0).then_some(body))
+}
+
+/// A Range counts unless an If-Range names another version: RFC 9110 section 13.1.5.
+fn selection(request: &Request, size: u64, modified: i64) -> Selection {
+    let current = match request.if_range {
+        IfRange::Absent => true,
+        IfRange::Date(date) => date == modified,
+        IfRange::Other => false,
+    };
+    match request.range {
+        Some(range) if current => range.select(size),
+        _ => Selection::Whole,
+    }
+}
+
+impl Transfer {
+    /// A transfer whose head, if any is left, goes first.
+    pub fn new(file: OwnedFd, path: DevPath, rest: Extent, keep: bool, head: Vec<u8>) -> Self {
+        Transfer { file, path, rest, keep, head }
+    }
+
+    /// Sends until done, blocked, or `budget` bytes are through.
+    pub fn pump(
+        &mut self,
+        to: BorrowedFd<'_>,
+        budget: u64,
+        mut before_each: impl FnMut(),
+    ) -> Pumped {
+        let mut budget = budget;
+        if !self.head.is_empty() {
+            match socket::send(to, &self.head, self.rest.len > 0) {
+                Ok(n) => drop(self.head.drain(..n)),
+                Err(e) => return blocked_or_failed(e),
+            }
+            if !self.head.is_empty() {
+                return Pumped::Blocked;
+            }
+        }
+        while self.rest.len > 0 {
+            if budget == 0 {
+                return Pumped::Enough;
+            }
+            before_each();
+            let count = self.rest.len.min(WINDOW).min(budget);
+            match file::sendfile(to, self.file.as_fd(), self.rest.offset, count as usize) {
+                Ok(0) => return Pumped::Shrunk,
+                Ok(n) => {
+                    self.rest.offset += n as u64;
+                    self.rest.len -= n as u64;
+                    budget -= n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return blocked_or_failed(e),
+            }
+        }
+        Pumped::Done
+    }
+}
+
+fn blocked_or_failed(e: io::Error) -> Pumped {
+    match e.kind() {
+        io::ErrorKind::WouldBlock => Pumped::Blocked,
+        _ => Pumped::Failed(e),
+    }
+}
+
+/// Logs why a transfer cannot be completed; a peer that went away is not worth a line.
+pub fn log_broken(path: &DevPath, why: &Pumped) {
+    match why {
+        Pumped::Shrunk => {
+            log::error!("GET {}: the file became shorter while it was sent", path.as_str());
+        }
+        Pumped::Failed(e) if e.raw_os_error() == Some(libc::EIO) => {
+            log::error!("GET {}: {e}", path.as_str());
+        }
+        Pumped::Failed(e) => log::debug!("GET {}: {e}", path.as_str()),
+        Pumped::Done | Pumped::Blocked | Pumped::Enough => {}
+    }
+}
+
+impl Get {
+    /// A request for a file that a disk thread must open.
+    pub fn new(path: DevPath, request: Request, keep: bool) -> Get {
+        Get { path, request, keep, transfer: None }
+    }
+
+    /// The rest of a transfer that was going on in the loop.
+    pub fn resume(transfer: Transfer, request: Request) -> Get {
+        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
+    }
+
+    /// The path, for the log.
+    pub fn path(&self) -> &DevPath {
+        &self.path
+    }
+
+    /// True before its first turn: nothing has been sent.
+    pub fn is_fresh(&self) -> bool {
+        self.transfer.is_none()
+    }
+
+    /// Whether the connection lives on afterwards.
+    pub fn keep(&self) -> bool {
+        self.keep
+    }
+
+    /// One turn in a disk thread.
+    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+        let mut transfer = match self.transfer.take() {
+            Some(transfer) => transfer,
+            None => match self.begin(turn) {
+                Ok(transfer) => transfer,
+                Err(outcome) => return Turned::Over(outcome),
+            },
+        };
+        let before = transfer.rest.len;
+        let pumped = transfer.pump(turn.socket, SLICE, || turn.progress.touch());
+        turn.count_out(before - transfer.rest.len);
+        let keep = transfer.keep;
+        match pumped {
+            Pumped::Done => Turned::Over(Outcome::answered(Vec::new(), keep)),
+            Pumped::Blocked => {
+                self.transfer = Some(transfer);
+                Turned::Over(Outcome::Blocked { op: Op::Get(self), need: Need::Write })
+            }
+            Pumped::Enough => {
+                self.transfer = Some(transfer);
+                Turned::Again(Op::Get(self))
+            }
+            broken => {
+                log_broken(&self.path, &broken);
+                Turned::Over(Outcome::Broken)
+            }
+        }
+    }
+
+    /// Opens the file and writes the head; answers at once when that is all.
+    fn begin(&self, turn: &Turn<'_>) -> Result<Transfer, Outcome> {
+        let keep = turn.may_keep(self.keep);
+        let mut head = Vec::with_capacity(320);
+        let opened = turn
+            .device
+            .dir()
+            .and_then(|dir| open::for_reading(turn.device, &dir, self.path.relative()))
+            .and_then(|file| Ok((fstat(&file)?, file)));
+        let planned = match opened {
+            Ok((facts, file)) => {
+                plan(&mut head, &self.request, &facts, &date_now(), keep).map(|body| (body, file))
+            }
+            Err(e) => {
+                let status = status_of(&e);
+                log_failure("GET", self.path.as_str(), status, &e);
+                Err(status)
+            }
+        };
+        match planned {
+            Ok((Some(body), file)) => Ok(Transfer::new(file, self.path, body, keep, head)),
+            Ok((None, _)) => Err(turn.answer(head, keep)),
+            Err(status) => {
+                turn.count_error(status);
+                answer::empty(&mut head, status, &date_now(), keep);
+                Err(turn.answer(head, keep))
+            }
+        }
+    }
+}

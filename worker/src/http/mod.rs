@@ -1,0 +1,61 @@
+//! HTTP: PROTOCOL.md section 2.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`head`], [`field`], [`range`], [`chunked`] | bytes to values, pure |
+//! | [`answer`] | values to bytes, pure |
+//! | [`refuse`] | which requests are refused as they stand, pure |
+//! | [`get`], [`put`], [`delete`] | the exchanges, as operations of a disk thread |
+
+pub mod answer;
+pub mod chunked;
+pub mod delete;
+pub mod field;
+pub mod get;
+pub mod head;
+pub mod put;
+pub mod range;
+pub mod refuse;
+
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::http::answer::{HttpDate, Status};
+use crate::http::head::Refusal;
+
+/// The answer to a failed file operation: PROTOCOL.md sections 2.3 to 2.5.
+pub fn status_of(error: &io::Error) -> Status {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => Status::NotFound404,
+        Some(libc::EACCES | libc::EPERM | libc::EXDEV | libc::ELOOP) => Status::Forbidden403,
+        // A folder, a socket, a device node without a driver.
+        Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => Status::Forbidden403,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Status::InsufficientStorage507,
+        // Short of descriptors or memory, not the file's fault: the client may come back.
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Status::ServiceUnavailable503,
+        _ => Status::InternalServerError500,
+    }
+}
+
+/// Logs a failure that is ours or the disk's, once; what a client can cause at will is not.
+pub fn log_failure(method: &str, path: &str, status: Status, error: &io::Error) {
+    match status.code() {
+        500.. => log::error!("{method} {path}: {error}"),
+        _ => log::debug!("{method} {path}: {error}"),
+    }
+}
+
+/// The status of a message that could not be read.
+pub fn status_of_refusal(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::BadRequest => Status::BadRequest400,
+        Refusal::NotImplemented => Status::NotImplemented501,
+        Refusal::TooLarge => Status::InsufficientStorage507,
+    }
+}
+
+/// The time for a Date header.
+pub fn date_now() -> HttpDate {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    HttpDate::from_unix(now.as_secs() as i64)
+}

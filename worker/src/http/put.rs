@@ -1,0 +1,400 @@
+//! PUT: PROTOCOL.md section 2.4. All of it runs in a disk thread of the device's owner: the thread
+//! reads the body from the socket straight into its buffer and writes it to the file, until the
+//! socket has no more for now.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+
+use md5::{Digest, Md5};
+
+use crate::disk::commit::{Incoming, copy_into};
+use crate::disk::path::DevPath;
+use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
+use crate::http::answer::{self, CONTINUE, Status};
+use crate::http::chunked::{Chunked, Step};
+use crate::http::head::{Body, ContentMd5, ContentRange, Request};
+use crate::http::refuse::Refused;
+use crate::http::{date_now, log_failure, status_of, status_of_refusal};
+use crate::sys::{file, socket};
+
+/// What one read from the socket may bring, and one write to the disk take.
+const BUFFER: usize = 256 * 1024;
+/// After so many bytes a disk thread looks whether others wait for it.
+const SLICE: u64 = 8 * 1024 * 1024;
+/// Writeback of a large file is started in steps of this size.
+const WINDOW: u64 = 4 * 1024 * 1024;
+
+thread_local! {
+    static THREAD_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A PUT on its way through disk threads.
+#[derive(Debug)]
+pub struct Put {
+    path: DevPath,
+    /// The request, for what becomes of its body if it is refused.
+    pub request: Request,
+    framing: Framing,
+    /// What the loop had read behind the head.
+    pub initial: Vec<u8>,
+    file: Option<Incoming>,
+    /// Where an in-place PUT starts in its file.
+    start: u64,
+    /// A range that must match its MD5 waits in a file of its own.
+    spooled: bool,
+    received: u64,
+    synced: u64,
+    digest: Option<Md5>,
+    leftover: Vec<u8>,
+    has_read: bool,
+}
+
+#[derive(Debug)]
+enum Framing {
+    Length(u64),
+    Chunked(Box<Chunked>),
+    Ended,
+}
+
+/// Why a PUT ends before its body does.
+enum Stop {
+    Blocked,
+    Enough,
+    /// The peer is gone; the text is for the log.
+    Vanished(String),
+    /// The body is not what it should be.
+    Bad(Status),
+    Disk(io::Error),
+}
+
+impl Put {
+    /// A request that is not refused as it stands, with what was read behind its head.
+    pub fn new(path: DevPath, request: Request, initial: Vec<u8>) -> Put {
+        let framing = match request.body {
+            Body::Chunked => Framing::Chunked(Box::default()),
+            Body::Length(length) => Framing::Length(length),
+            Body::None => Framing::Length(0),
+        };
+        let start = match request.content_range {
+            ContentRange::Bytes { first, .. } => first,
+            _ => 0,
+        };
+        let wanted = matches!(request.content_md5, ContentMd5::Digest(_));
+        let spooled = wanted && request.content_range != ContentRange::Absent;
+        Put {
+            path,
+            request,
+            framing,
+            initial,
+            file: None,
+            start,
+            spooled,
+            received: 0,
+            synced: 0,
+            digest: wanted.then(Md5::new),
+            leftover: Vec::new(),
+            has_read: false,
+        }
+    }
+
+    /// The path, for the log.
+    pub fn path(&self) -> &DevPath {
+        &self.path
+    }
+
+    /// True before its first turn: nothing of the body has been taken.
+    pub fn is_fresh(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// One turn in a disk thread.
+    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+        if self.file.is_none() {
+            match self.open(turn) {
+                Ok(file) => self.file = Some(file),
+                Err(e) => return Turned::Over(self.refuse(&e)),
+            }
+            if !self.invite(turn) {
+                return Turned::Over(Outcome::Broken);
+            }
+        }
+        let before = self.received;
+        let stopped = THREAD_BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(BUFFER, 0);
+            self.receive(turn, buffer)
+        });
+        turn.count_in(self.received - before);
+        match stopped {
+            Ok(()) => Turned::Over(self.finish(turn)),
+            Err(Stop::Blocked) => {
+                Turned::Over(Outcome::Blocked { op: Op::Put(self), need: Need::Read })
+            }
+            Err(Stop::Enough) => Turned::Again(Op::Put(self)),
+            Err(Stop::Vanished(why)) => {
+                self.log_vanished(turn.socket, turn.peer, &why);
+                Turned::Over(Outcome::Broken)
+            }
+            Err(Stop::Bad(status)) => Turned::Over(self.fail(turn, status)),
+            Err(Stop::Disk(e)) => Turned::Over(self.fail_on_disk(turn, &e)),
+        }
+    }
+
+    /// Two lines for the operator who looks for a failed upload: PROTOCOL.md section 2.4.
+    pub fn log_vanished(&self, socket: BorrowedFd<'_>, peer: SocketAddr, why: &str) {
+        let (path, bytes) = (self.path.as_str(), self.received);
+        log::warn!("PUT {path} failed from {peer} after {bytes} bytes: {why}");
+        if let Some(ms) = socket::last_data_received(socket) {
+            log::warn!("last_data_recv={ms}ms from {peer} for PUT {path}");
+        }
+    }
+
+    fn open(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+        let in_place = self.request.content_range != ContentRange::Absent && !self.spooled;
+        match in_place {
+            true => Incoming::in_place(turn.device, &self.path),
+            false => Incoming::create(turn.device, &self.path),
+        }
+    }
+
+    /// Tells a client that waits to send its body; one that has begun does not wait. A socket
+    /// that cannot take these bytes now is one on which answers are not read.
+    fn invite(&self, turn: &Turn<'_>) -> bool {
+        let waits = self.request.expect_continue && self.initial.is_empty();
+        !waits || socket::send(turn.socket, CONTINUE, false).is_ok_and(|n| n == CONTINUE.len())
+    }
+
+    /// Takes the body until it is over (`Ok`) or something stops it.
+    fn receive(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Result<(), Stop> {
+        let mut slice = 0;
+        loop {
+            let (filled, stopped) = self.fill(turn, buffer);
+            self.write(turn, &buffer[..filled])?;
+            match stopped {
+                Some(stop) => return Err(stop),
+                None if matches!(self.framing, Framing::Ended) => return Ok(()),
+                None => {}
+            }
+            slice += filled as u64;
+            if slice >= SLICE {
+                return Err(Stop::Enough);
+            }
+        }
+    }
+
+    /// Fills the buffer with body bytes. What was read before an end or an error still counts.
+    fn fill(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> (usize, Option<Stop>) {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let room = &mut buffer[filled..];
+            let read = match self.read_some(turn.socket, room) {
+                Ok(read) => read,
+                Err(stop) => return (filled, Some(stop)),
+            };
+            match self.decode(&mut room[..read]) {
+                Ok(data) => filled += data,
+                Err(stop) => return (filled, Some(stop)),
+            }
+            if matches!(self.framing, Framing::Ended) {
+                break;
+            }
+        }
+        (filled, None)
+    }
+
+    /// Brings raw bytes: first those that the loop had read, then the socket's.
+    fn read_some(&mut self, from: BorrowedFd<'_>, room: &mut [u8]) -> Result<usize, Stop> {
+        if !self.initial.is_empty() {
+            let n = self.initial.len().min(room.len());
+            room[..n].copy_from_slice(&self.initial[..n]);
+            self.initial.drain(..n);
+            return Ok(n);
+        }
+        let most = match self.framing {
+            Framing::Length(left) => left.min(room.len() as u64) as usize,
+            _ => room.len(),
+        };
+        if most == 0 {
+            return Ok(0);
+        }
+        self.has_read = true;
+        match socket::receive(from, &mut room[..most]) {
+            Ok(0) => Err(Stop::Vanished("premature EOF".into())),
+            Ok(n) => Ok(n),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(Stop::Blocked),
+            Err(e) => Err(Stop::Vanished(e.to_string())),
+        }
+    }
+
+    /// Leaves the body's own bytes at the front of `raw`, and says how many they are.
+    fn decode(&mut self, raw: &mut [u8]) -> Result<usize, Stop> {
+        let framing = std::mem::replace(&mut self.framing, Framing::Ended);
+        let (data, framing) = match framing {
+            Framing::Length(left) => {
+                let data = (raw.len() as u64).min(left) as usize;
+                self.leftover.extend_from_slice(&raw[data..]);
+                let left = left - data as u64;
+                (data, if left == 0 { Framing::Ended } else { Framing::Length(left) })
+            }
+            Framing::Chunked(decoder) => self.decode_chunks(decoder, raw)?,
+            Framing::Ended => (0, Framing::Ended),
+        };
+        self.framing = framing;
+        if matches!(self.framing, Framing::Ended) {
+            self.leftover.append(&mut self.initial);
+        }
+        Ok(data)
+    }
+
+    fn decode_chunks(
+        &mut self,
+        mut decoder: Box<Chunked>,
+        raw: &mut [u8],
+    ) -> Result<(usize, Framing), Stop> {
+        let (mut data, mut at) = (0, 0);
+        loop {
+            match decoder.next(&raw[at..]) {
+                Step::Data { range, consumed } => {
+                    let len = range.len();
+                    raw.copy_within(at + range.start..at + range.end, data);
+                    data += len;
+                    at += consumed;
+                }
+                Step::More => return Ok((data, Framing::Chunked(decoder))),
+                Step::End { consumed } => {
+                    self.leftover.extend_from_slice(&raw[at + consumed..]);
+                    self.take_trailer(decoder.trailer_md5())?;
+                    return Ok((data, Framing::Ended));
+                }
+                Step::Refused(refusal) => return Err(Stop::Bad(status_of_refusal(refusal))),
+            }
+        }
+    }
+
+    /// A trailer's MD5 counts like a header's. The digest is made later, from the file.
+    fn take_trailer(&mut self, trailer: ContentMd5) -> Result<(), Stop> {
+        match (trailer, self.request.content_md5) {
+            (ContentMd5::Absent, _) => Ok(()),
+            (ContentMd5::Malformed, _) => Err(Stop::Bad(Status::BadRequest400)),
+            (wanted, ContentMd5::Absent) => {
+                self.request.content_md5 = wanted;
+                Ok(())
+            }
+            (wanted, announced) if wanted == announced => Ok(()),
+            _ => Err(Stop::Bad(Status::BadRequest400)),
+        }
+    }
+
+    fn write(&mut self, turn: &Turn<'_>, data: &[u8]) -> Result<(), Stop> {
+        let Some(incoming) = self.file.as_ref().filter(|_| !data.is_empty()) else {
+            return Ok(());
+        };
+        if let Some(digest) = &mut self.digest {
+            digest.update(data);
+        }
+        let start = if self.spooled { 0 } else { self.start };
+        turn.progress.touch();
+        incoming.file().write_all_at(data, start + self.received).map_err(Stop::Disk)?;
+        self.received += data.len() as u64;
+        self.pace(start);
+        Ok(())
+    }
+
+    /// Starts writeback as the file grows, and waits for the window before the last: no device
+    /// may pile up the dirty pages for which the writers of every other one would have to wait.
+    fn pace(&mut self, start: u64) {
+        let Some(incoming) = &self.file else { return };
+        while self.received - self.synced >= WINDOW {
+            let file = incoming.file().as_fd();
+            file::start_writeback(file, start + self.synced, WINDOW);
+            if self.synced >= WINDOW {
+                file::wait_writeback(file, start + self.synced - WINDOW, WINDOW);
+            }
+            self.synced += WINDOW;
+        }
+    }
+
+    /// The body is whole: checks it and gives it its name.
+    fn finish(mut self: Box<Self>, turn: &Turn<'_>) -> Outcome {
+        turn.progress.touch();
+        let Some(incoming) = self.file.take() else { return Outcome::Broken };
+        let keep = self.request.keep_alive;
+        let stored = self.matches_digest(&incoming).and_then(|matches| match matches {
+            true => self.store(turn, incoming).map(|()| Status::Created201),
+            false => Ok(Status::BadRequest400),
+        });
+        match stored {
+            Ok(status) => self.reply(turn, status, keep),
+            Err(e) => self.fail_on_disk(turn, &e),
+        }
+    }
+
+    fn matches_digest(&mut self, incoming: &Incoming) -> io::Result<bool> {
+        let ContentMd5::Digest(wanted) = self.request.content_md5 else { return Ok(true) };
+        let found = match self.digest.take() {
+            Some(digest) => digest.finalize(),
+            None => digest_of(incoming)?,
+        };
+        Ok(found.as_slice() == wanted)
+    }
+
+    fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
+        if self.spooled {
+            let target = Incoming::in_place(turn.device, &self.path)?;
+            return copy_into(incoming.file(), target.file(), self.start);
+        }
+        incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.removal()))
+    }
+
+    /// The file could not even be opened: nothing of the body has been taken.
+    fn refuse(self: Box<Self>, error: &io::Error) -> Outcome {
+        let status = status_of(error);
+        log_failure("PUT", self.path.as_str(), status, error);
+        let close =
+            matches!(status, Status::InternalServerError500 | Status::InsufficientStorage507);
+        Outcome::Refused { refused: Refused { status, close }, put: self }
+    }
+
+    fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &io::Error) -> Outcome {
+        let status = status_of(error);
+        log_failure("PUT", self.path.as_str(), status, error);
+        self.fail(turn, status)
+    }
+
+    /// Answers and closes. The file goes first: nothing may be left of it once that is said.
+    fn fail(mut self: Box<Self>, turn: &Turn<'_>, status: Status) -> Outcome {
+        self.file = None;
+        self.reply(turn, status, false)
+    }
+
+    fn reply(mut self: Box<Self>, turn: &Turn<'_>, status: Status, keep: bool) -> Outcome {
+        let keep = keep && (!self.leftover.is_empty() || turn.may_keep(true));
+        turn.count_error(status);
+        let mut head = Vec::with_capacity(200);
+        answer::empty(&mut head, status, &date_now(), keep);
+        let leftover = std::mem::take(&mut self.leftover);
+        match turn.answer(head, keep) {
+            Outcome::Answered(answered) => {
+                Outcome::Answered(Answered { leftover, has_read: self.has_read, ..answered })
+            }
+            other => other,
+        }
+    }
+}
+
+/// The digest of a file that was received before it was known that one would be asked for.
+fn digest_of(incoming: &Incoming) -> io::Result<md5::digest::Output<Md5>> {
+    let (mut digest, mut offset) = (Md5::new(), 0);
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match incoming.file().read_at(&mut buffer, offset)? {
+            0 => return Ok(digest.finalize()),
+            n => {
+                digest.update(&buffer[..n]);
+                offset += n as u64;
+            }
+        }
+    }
+}

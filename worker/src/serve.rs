@@ -1,0 +1,327 @@
+//! HTTP requests in the loop: what is answered at once, what the page cache can serve, what a disk
+//! thread must do and where. See DESIGN.md, "Where a request runs".
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::stat::fstat;
+
+use crate::conn::{Discard, Left, Sending, Then};
+use crate::disk::device::Device;
+use crate::disk::open;
+use crate::disk::path::DevPath;
+use crate::event_loop::Worker;
+use crate::exchange::{Op, Released, Work};
+use crate::handover;
+use crate::http::answer::{self, HttpDate, Status};
+use crate::http::chunked::Chunked;
+use crate::http::delete::Delete;
+use crate::http::get::{self, Get, Transfer};
+use crate::http::head::{Body, Method, Request, Target};
+use crate::http::put::Put;
+use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
+use crate::http::status_of;
+use crate::scoreboard::{DeviceState, WorkerState};
+use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::sys::file;
+
+/// Files up to this size are read into the answer; larger ones are sent from the page cache.
+const SMALL: u64 = 64 * 1024;
+/// Files up to this size are sent by the loop when all their pages are there.
+const INLINE: u64 = 1024 * 1024;
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Served {
+    /// Answered into the worker's output; the connection lives on or not.
+    Answered(bool),
+    /// Answered; the connection closes, and the peer may still be sending.
+    Refused,
+    /// A body is to be thrown away first.
+    Discard(Box<Discard>),
+    /// The loop sends a file.
+    Send(Box<Sending>),
+    /// A disk thread of this worker does it.
+    Lend(Arc<Device>, Op),
+    /// The device's owner does it.
+    Move(WorkerId),
+}
+
+/// Where an operation on a device runs.
+enum Placed {
+    Here,
+    At(WorkerId),
+    Nowhere,
+}
+
+impl Worker {
+    /// Serves a request whose head has been read. `input` is what follows the head.
+    pub(crate) fn serve(&mut self, key: usize, request: &Request, input: &[u8]) -> Served {
+        if let Target::Path(path) = &request.target {
+            self.slot.note_path(path.as_str().as_bytes());
+        }
+        let service = self.conns[key].service;
+        if let Some(refused) = refuse::refusal(request, service) {
+            return self.refuse(request, refused, input.is_empty());
+        }
+        if request.method == Method::Put {
+            return self.serve_put(key, request, input);
+        }
+        match refuse::unwanted(request, false) {
+            Unwanted::Nothing => self.serve_bodiless(key, request, input.is_empty()),
+            Unwanted::Close => {
+                let request = Request { keep_alive: false, body: Body::None, ..*request };
+                self.serve_bodiless(key, &request, input.is_empty())
+            }
+            unwanted => match self.must_move(key, request) {
+                Some(owner) => Served::Move(owner),
+                None => {
+                    let then = Then::Serve(Box::new(Request { body: Body::None, ..*request }));
+                    discard(unwanted, then)
+                }
+            },
+        }
+    }
+
+    /// A request without a body, or whose body is out of the way.
+    pub(crate) fn serve_bodiless(&mut self, key: usize, request: &Request, last: bool) -> Served {
+        let keep = self.may_keep(request.keep_alive, last);
+        let Target::Path(path) = request.target else {
+            answer::file(&mut self.out, &self.date, &HttpDate::EPOCH, 0, keep);
+            return Served::Answered(keep);
+        };
+        let device = self.device_of(key, &path);
+        if request.method == Method::Delete {
+            let op = Op::Delete(Delete { path, keep: request.keep_alive });
+            return self.on_disk(&device, op, keep);
+        }
+        if let Some(served) = self.serve_cached(&device, &path, request, keep) {
+            return served;
+        }
+        let get = Get::new(path, *request, request.keep_alive);
+        self.on_disk(&device, Op::Get(Box::new(get)), keep)
+    }
+
+    fn serve_put(&mut self, key: usize, request: &Request, input: &[u8]) -> Served {
+        let Target::Path(path) = request.target else {
+            return self.answer(Status::BadRequest400, false);
+        };
+        let device = self.device_of(key, &path);
+        match self.place(&device) {
+            Placed::Here => {
+                let put = Put::new(path, *request, input.to_vec());
+                Served::Lend(device, Op::Put(Box::new(put)))
+            }
+            Placed::At(owner) => Served::Move(owner),
+            Placed::Nowhere => {
+                let refused = Refused { status: Status::ServiceUnavailable503, close: false };
+                self.refuse(request, refused, input.is_empty())
+            }
+        }
+    }
+
+    /// Answers a refused request, after its body has been thrown away if that can be done.
+    pub(crate) fn refuse(&mut self, request: &Request, refused: Refused, last: bool) -> Served {
+        let keep = request.keep_alive && !refused.close;
+        match refuse::unwanted(request, request.method == Method::Put) {
+            Unwanted::Nothing => {
+                let keep = self.may_keep(keep, last);
+                self.answer(refused.status, keep)
+            }
+            unwanted if keep && unwanted != Unwanted::Close => {
+                discard(unwanted, Then::Answer(refused.status, keep))
+            }
+            _ => {
+                self.answer(refused.status, false);
+                Served::Refused
+            }
+        }
+    }
+
+    /// Appends an answer without a body.
+    pub(crate) fn answer(&mut self, status: Status, keep: bool) -> Served {
+        if status.code() >= 500 {
+            self.slot.errors.fetch_add(1, Relaxed);
+        }
+        answer::empty(&mut self.out, status, &self.date, keep);
+        Served::Answered(keep)
+    }
+
+    /// Not while draining, unless more was asked already.
+    pub(crate) fn may_keep(&self, keep: bool, last: bool) -> bool {
+        keep && !(last && self.context.draining.load(Relaxed))
+    }
+
+    /// Does an operation where its device's disk threads are.
+    fn on_disk(&mut self, device: &Arc<Device>, op: Op, keep: bool) -> Served {
+        match self.place(device) {
+            Placed::Here => Served::Lend(Arc::clone(device), op),
+            Placed::At(owner) => Served::Move(owner),
+            Placed::Nowhere => self.answer(Status::ServiceUnavailable503, keep),
+        }
+    }
+
+    fn place(&self, device: &Device) -> Placed {
+        if self.board.device(device.key).is_some_and(|s| s.state() == DeviceState::Stalled) {
+            return Placed::Nowhere;
+        }
+        let owner = self.owner(device.key);
+        let here = owner == self.id
+            || self.context.draining.load(Relaxed)
+            || self.board.draining()
+            || self.board.worker(owner).state() == WorkerState::Draining
+            || !self.peers.contains_key(&owner);
+        if here { Placed::Here } else { Placed::At(owner) }
+    }
+
+    /// The owner, where a body must be moved before it is thrown away.
+    fn must_move(&self, key: usize, request: &Request) -> Option<WorkerId> {
+        let Target::Path(path) = &request.target else { return None };
+        let device = Device::key_of(self.conns[key].site, path);
+        match self.devices.get(&device).map(|device| self.place(device)) {
+            Some(Placed::At(owner)) => Some(owner),
+            Some(_) => None,
+            None => Some(self.owner(device)).filter(|owner| self.peers.contains_key(owner)),
+        }
+    }
+
+    /// A device that the master has not listed belongs to whoever owns the docroot.
+    pub(crate) fn owner(&self, device: DeviceKey) -> WorkerId {
+        let docroot = DeviceKey { devid: 0, ..device };
+        let slot = self.board.device(device).or_else(|| self.board.device(docroot));
+        slot.map_or(self.id, |slot| slot.owner())
+    }
+
+    /// The device that a path is on, as this worker sees it.
+    pub(crate) fn device_of(&mut self, key: usize, path: &DevPath) -> Arc<Device> {
+        let device = Device::key_of(self.conns[key].site, path);
+        self.device(device)
+    }
+
+    pub(crate) fn device(&mut self, key: DeviceKey) -> Arc<Device> {
+        let docroot = &self.sites[usize::from(key.site.0)].docroot;
+        Arc::clone(self.devices.entry(key).or_insert_with(|| Arc::new(Device::new(key, docroot))))
+    }
+
+    /// Way 1: everything is in memory. `None`: only the disk knows.
+    fn serve_cached(
+        &mut self,
+        device: &Arc<Device>,
+        path: &DevPath,
+        request: &Request,
+        keep: bool,
+    ) -> Option<Served> {
+        let Some(dir) = device.dir_at_hand() else {
+            self.want_dir(device.key);
+            return None;
+        };
+        self.used.insert(device.key, self.now);
+        if !dir.inline_reads {
+            return None;
+        }
+        let slot = self.board.device(device.key);
+        let mark = slot.map(|slot| slot.removal_mark());
+        let file = match open::cached(&dir, path.relative()) {
+            Ok(file) => file,
+            Err(e) => return self.cached_error(&e, keep),
+        };
+        let facts = fstat(&file).ok()?;
+        let start = self.out.len();
+        let planned = get::plan(&mut self.out, request, &facts, &self.date, keep);
+        let body = match planned {
+            Ok(body) => body,
+            Err(status) => {
+                self.close_file(device, file, mark);
+                return Some(self.answer(status, keep));
+            }
+        };
+        match body {
+            None => {}
+            Some(body) if body.len <= SMALL => {
+                let len = body.len as usize;
+                let read = file::read_cached(file.as_fd(), &mut self.out, len, body.offset);
+                if read.ok() != Some(len) {
+                    self.out.truncate(start);
+                    self.close_file(device, file, mark);
+                    return None;
+                }
+                self.slot.bytes_out.fetch_add(body.len, Relaxed);
+            }
+            Some(body) => {
+                let owned = facts.st_uid == self.user || self.user == 0;
+                let inline = owned
+                    && body.len <= INLINE
+                    && file::resident(file.as_fd(), body.offset, body.len as usize);
+                if !inline {
+                    self.out.truncate(start);
+                    self.close_file(device, file, mark);
+                    return None;
+                }
+                let transfer = Transfer::new(file, *path, body, keep, Vec::new());
+                return Some(Served::Send(Box::new(Sending { transfer, request: *request, mark })));
+            }
+        }
+        self.close_file(device, file, mark);
+        Some(Served::Answered(keep))
+    }
+
+    fn cached_error(&mut self, error: &std::io::Error, keep: bool) -> Option<Served> {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES) => {
+                Some(self.answer(status_of(error), keep))
+            }
+            // Not cached, no such call, O_NOATIME refused, an absolute link: a disk thread sees.
+            _ => None,
+        }
+    }
+
+    /// The last close of a removed file frees its blocks, which may wait for the journal.
+    pub(crate) fn close_file(&mut self, device: &Arc<Device>, file: OwnedFd, mark: Option<u64>) {
+        let slot = self.board.device(device.key);
+        let removed = slot.zip(mark).is_none_or(|(slot, mark)| !slot.no_removal_since(mark));
+        if removed {
+            self.in_background(device, Op::Release(Released::File(file)));
+        }
+    }
+
+    /// Has a disk thread do something that no connection waits for.
+    pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
+        let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
+        // Never refused for the queue's length: dropping it here could block the loop.
+        let _ = self.pool(device).submit(work, usize::MAX);
+    }
+
+    /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
+    /// others ask the owner for a copy. Once a second at most.
+    fn want_dir(&mut self, key: DeviceKey) {
+        if self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000) {
+            return;
+        }
+        let owner = self.owner(key);
+        if owner == self.id {
+            return; // The request itself goes to a disk thread, which opens it.
+        }
+        self.wanted.insert(key, self.now);
+        if let Some(inbox) = self.peers.get(&owner)
+            && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
+        {
+            log::debug!("{key}: cannot ask for its directory: {e}");
+        }
+    }
+}
+
+impl Device {
+    /// The device that a path of a docroot is on.
+    pub(crate) fn key_of(site: SiteId, path: &DevPath) -> DeviceKey {
+        DeviceKey { site, devid: path.device().map_or(0, |device| device.get()) }
+    }
+}
+
+fn discard(unwanted: Unwanted, then: Then) -> Served {
+    let left = match unwanted {
+        Unwanted::Length(length) => Left::Length(length),
+        _ => Left::Chunked(Box::new(Chunked::new()), MOST_DISCARDED),
+    };
+    Served::Discard(Box::new(Discard { left, then }))
+}

@@ -1,0 +1,238 @@
+//! Files: opens below a device's directory that cannot leave it, reads that cannot block,
+//! sendfile, anonymous files that get their name last.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::check;
+
+/// Symbolic links may not leave the starting directory: openat2(2).
+pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+/// As [`BENEATH`], and only what is in the dentry cache: never waits for the disk.
+pub const CACHED: u64 = BENEATH | libc::RESOLVE_CACHED;
+
+/// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached.
+#[expect(unsafe_code, reason = "openat2")]
+pub fn open_below(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
+    // SAFETY: `open_how` is plain integers, for which zero is valid.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.mode = u64::from(mode);
+    how.resolve = resolve;
+    loop {
+        // SAFETY: both pointers are valid for the call; the size is that of `how`.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                &raw const how,
+                size_of::<libc::open_how>(),
+            )
+        };
+        match check(result) {
+            // SAFETY: a new descriptor of ours.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Appends up to `want` bytes from `offset`, all from the page cache: preadv2(2) with RWF_NOWAIT.
+/// Returns how many came; fewer than asked for means the end of the file or a page that is not
+/// there. `EAGAIN`: not even the first page is.
+pub fn read_cached(
+    file: BorrowedFd<'_>,
+    into: &mut Vec<u8>,
+    want: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    into.reserve(want);
+    let spare = &mut into.spare_capacity_mut()[..want];
+    let n = preadv2(file, spare, offset, libc::RWF_NOWAIT)?;
+    grow(into, n);
+    Ok(n)
+}
+
+#[expect(unsafe_code, reason = "preadv2")]
+fn preadv2(
+    file: BorrowedFd<'_>,
+    into: &mut [MaybeUninit<u8>],
+    offset: u64,
+    flags: i32,
+) -> io::Result<usize> {
+    let part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: one iovec over memory that is ours and writable for its whole length.
+    let n = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset as i64, flags) };
+    Ok(check(n as libc::c_long)? as usize)
+}
+
+#[expect(unsafe_code, reason = "the kernel filled the spare capacity")]
+fn grow(buffer: &mut Vec<u8>, n: usize) {
+    // SAFETY: `preadv2` initialised `n` bytes of the spare capacity, which is at least `n`.
+    unsafe { buffer.set_len(buffer.len() + n) };
+}
+
+/// Moves file bytes to a socket: sendfile(2). 0: the file ends at `offset`.
+#[expect(unsafe_code, reason = "sendfile")]
+pub fn sendfile(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    offset: u64,
+    count: usize,
+) -> io::Result<usize> {
+    let mut offset = offset as libc::off_t;
+    // SAFETY: `offset` outlives the call, which only reads and writes that integer.
+    let n = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count) };
+    Ok(check(n as libc::c_long)? as usize)
+}
+
+/// True when every page of the range is in the page cache and up to date: mincore(2).
+///
+/// The kernel calls all pages resident for a file that the caller neither owns nor may write, so
+/// ask only about files of one's own. `offset` is rounded down to a page.
+#[expect(unsafe_code, reason = "mmap, mincore")]
+pub fn resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
+    const PAGE: u64 = 4096;
+    const MOST: usize = 512;
+    let start = offset / PAGE * PAGE;
+    let len = len + (offset - start) as usize;
+    let pages = len.div_ceil(PAGE as usize);
+    if pages == 0 || pages > MOST {
+        return pages == 0;
+    }
+    let mut seen = [0u8; MOST];
+    // SAFETY: a fresh mapping at an address of the kernel's choice, never read or written here.
+    let address = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            len,
+            libc::PROT_READ,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            start as libc::off_t,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return false;
+    }
+    // SAFETY: the mapping covers `len` bytes, `seen` has a byte for each of its pages.
+    let result = unsafe { libc::mincore(address, len, seen.as_mut_ptr()) };
+    // SAFETY: just mapped, used nowhere else.
+    unsafe { libc::munmap(address, len) };
+    result == 0 && seen[..pages].iter().all(|page| page & 1 == 1)
+}
+
+/// Gives an anonymous file (O_TMPFILE) a name: linkat(2). `EEXIST`: the name is taken.
+#[expect(unsafe_code, reason = "linkat with AT_EMPTY_PATH")]
+pub fn link_file(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    // SAFETY: both strings are NUL-terminated and outlive the call.
+    let direct = unsafe {
+        libc::linkat(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match check(direct.into()) {
+        Ok(_) => Ok(()),
+        // Kernels before 6.10 say so to those without CAP_DAC_READ_SEARCH: open(2), O_TMPFILE.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => link_through_proc(file, dir, name),
+        Err(e) => Err(e),
+    }
+}
+
+#[expect(unsafe_code, reason = "linkat")]
+fn link_through_proc(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let source = format!("/proc/self/fd/{}\0", file.as_raw_fd());
+    // SAFETY: both strings are NUL-terminated and outlive the call.
+    let result = unsafe {
+        libc::linkat(
+            libc::AT_FDCWD,
+            source.as_ptr().cast(),
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_FOLLOW,
+        )
+    };
+    check(result.into()).map(|_| ())
+}
+
+/// Starts writing a range of dirty pages to the disk without waiting: sync_file_range(2).
+pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE);
+}
+
+/// Waits until a range whose writeback was started is on the disk.
+pub fn wait_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(file, offset, len, flags);
+}
+
+/// Only paces the writer: an error shows again in the write or the close that matters.
+#[expect(unsafe_code, reason = "sync_file_range")]
+fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) {
+    // SAFETY: takes integers only.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    fn folder() -> (tempfile::TempDir, File) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = File::open(folder.path()).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn links_that_leave_the_folder_are_not_followed() {
+        let (folder, dir) = folder();
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", folder.path().join("inside")).unwrap();
+        std::os::unix::fs::symlink("../..", folder.path().join("outside")).unwrap();
+        open_below(dir.as_fd(), c"inside", libc::O_RDONLY, 0, BENEATH).unwrap();
+        let outside = open_below(dir.as_fd(), c"outside", libc::O_RDONLY, 0, BENEATH);
+        assert_eq!(outside.unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
+
+    #[test]
+    fn cached_read_appends_what_is_there_up_to_the_end() {
+        let (folder, dir) = folder();
+        std::fs::write(folder.path().join("file"), "0123456789").unwrap();
+        let file = open_below(dir.as_fd(), c"file", libc::O_RDONLY, 0, BENEATH).unwrap();
+        let mut text = b"head:".to_vec();
+        assert_eq!(read_cached(file.as_fd(), &mut text, 100, 4).unwrap(), 6);
+        assert_eq!(text, b"head:456789");
+    }
+
+    #[test]
+    fn fresh_file_is_resident_and_a_hole_is_not() {
+        let (folder, _dir) = folder();
+        let path = folder.path().join("file");
+        std::fs::write(&path, vec![1; 100_000]).unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(resident(file.as_fd(), 5000, 95_000));
+        let hole = File::create_new(folder.path().join("hole")).unwrap();
+        hole.set_len(100_000).unwrap();
+        let hole = File::open(folder.path().join("hole")).unwrap();
+        assert!(!resident(hole.as_fd(), 0, 100_000));
+    }
+}

@@ -1,1 +1,39 @@
 //! End-to-end tests: the real binary, driven over its sockets.
+//!
+//! The binary is this package's, or the one that `RMOGSTORED_UNDER_TEST` names. Each test starts
+//! a node of its own on free ports, in a temporary folder. Section numbers are PROTOCOL.md's.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod harness;
+
+/// 2.4: chunked bodies, cut anywhere.
+mod chunked;
+/// 6: options, files, refusals, the pid file.
+mod config;
+/// What curl makes of the node.
+mod curl;
+/// 7: graceful quit.
+mod drain;
+/// 2.2: the bytes of each answer, and which of them leave the connection open.
+mod http_answers;
+/// 2.5: DELETE and MKCOL.
+mod http_delete;
+/// 2.3: GET and HEAD.
+mod http_get;
+/// 2.6: the read-only port.
+mod http_getlisten;
+/// 2.1: requests and what is refused.
+mod http_head;
+/// 2.4: PUT.
+mod http_put;
+/// 8: listening sockets from outside.
+mod inherit;
+/// nginx in front of the node.
+mod nginx;
+/// `--quickstart`.
+mod quickstart;
+/// Workers that die or are told to go.
+mod respawn;
+/// 2.7: time and pressure.
+mod timeouts;

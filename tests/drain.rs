@@ -1,0 +1,139 @@
+//! Graceful quit.
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Node, Setup, pattern, until};
+
+const SIGNALS: [Signal; 3] = [Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGINT];
+
+#[test]
+fn an_idle_node_ends_at_once_with_status_0_and_events() {
+    for signal in SIGNALS {
+        let mut node = Node::start();
+        let begun = Instant::now();
+        node.signal(signal);
+        assert_eq!(node.wait_for_exit().code(), Some(0), "{signal}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{signal} took {:?}", begun.elapsed());
+        let kinds: Vec<_> = ["draining", "worker_exited", "stopped"]
+            .iter()
+            .map(|kind| !node.all_events(kind).is_empty())
+            .collect();
+        assert_eq!(kinds, [true; 3], "{:#?}", node.events.until_end());
+    }
+}
+
+#[test]
+fn idle_connections_are_closed() {
+    let mut node = Node::start();
+    let (mut fresh, mut used, mut side) = (node.client(), node.client(), node.sidechannel());
+    used.stays_open();
+    node.signal(Signal::SIGQUIT);
+    used.closes();
+    fresh.closes();
+    side.closes();
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn a_half_sent_head_is_finished() {
+    for signal in SIGNALS {
+        let mut node = Node::start();
+        node.store("/dev1/a", "a");
+        let mut client = node.client();
+        client.ask("GET / HTTP/1.1\r\n\r\nGET /dev1/a HT").expect(200);
+        node.signal(signal);
+        node.event("draining");
+        refuses_connections(&node);
+        let answer = client.ask("TP/1.1\r\n\r\n").expect(200);
+        assert_eq!(answer.body, b"a");
+        client.closes();
+        assert_eq!(node.wait_for_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_half_sent_body_is_finished() {
+    for workers in ["1", "device", "3"] {
+        let mut node = Setup::new().workers(workers).start();
+        let mut client = node.client();
+        let head = "PUT /dev2/a HTTP/1.1\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n";
+        client.ask(head).expect(100);
+        client.send("half");
+        node.signal(Signal::SIGQUIT);
+        node.event("draining");
+        refuses_connections(&node);
+        client.ask("done").expect(201);
+        client.closes();
+        assert_eq!(node.wait_for_exit().code(), Some(0));
+        assert_eq!(node.content("/dev2/a"), b"halfdone");
+    }
+}
+
+#[test]
+fn a_half_read_answer_is_finished() {
+    let mut node = Node::start();
+    let content = pattern(32 << 20);
+    node.store("/dev1/big", &content);
+    let mut client = node.client();
+    client.send("GET /dev1/big HTTP/1.1\r\n\r\n");
+    client.take_through(b"\r\n\r\n");
+    node.signal(Signal::SIGTERM);
+    node.event("draining");
+    refuses_connections(&node);
+    assert!(client.take(content.len()) == content);
+    client.closes();
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn pipelined_requests_are_finished() {
+    let mut node = Node::start();
+    let content = pattern(16 << 20);
+    node.store("/dev1/big", &content);
+    let mut client = node.client();
+    let big = "GET /dev1/big HTTP/1.1\r\n\r\n";
+    client.send(format!("{big}GET / HTTP/1.1\r\n\r\nGET /dev2/no HTTP/1.1\r\n\r\n{big}"));
+    client.take_through(b"\r\n\r\n");
+    node.signal(Signal::SIGQUIT);
+    node.event("draining");
+    assert!(client.take(content.len()) == content);
+    client.answer().expect(200);
+    client.answer().expect(404);
+    assert!(client.answer().body == content);
+    client.closes();
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_term_ends_it_at_once() {
+    let mut node = Node::start();
+    let mut client = node.client();
+    client.ask("GET / HTTP/1.1\r\n\r\nGET /").expect(200);
+    node.signal(Signal::SIGTERM);
+    node.event("draining");
+    refuses_connections(&node);
+    let begun = Instant::now();
+    node.signal(Signal::SIGTERM);
+    node.wait_for_exit();
+    client.closes();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_drain_lasts_no_longer_than_drain_timeout() {
+    let mut node = Setup::new().arg("--drain-timeout=0.5").start();
+    let mut client = node.client();
+    client.ask("GET / HTTP/1.1\r\n\r\nGET /").expect(200);
+    let begun = Instant::now();
+    node.signal(Signal::SIGQUIT);
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(400) && took < Duration::from_secs(5), "{took:?}");
+}
+
+fn refuses_connections(node: &Node) {
+    until("connections to be refused", || TcpStream::connect(node.http()).is_err());
+}

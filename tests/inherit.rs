@@ -1,0 +1,103 @@
+//! Listening sockets from outside.
+
+use std::net::{TcpListener, TcpStream};
+
+use crate::harness::{Client, INHERITED_FD, Setup, until};
+
+#[test]
+fn a_listener_whose_address_matches_is_taken_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut early = Client::connect(address);
+    let node = Setup::new()
+        .http(&address.to_string())
+        .env("CMOGSTORED_FD", INHERITED_FD)
+        .inherit(listener)
+        .start();
+    assert_eq!(node.http(), address);
+    early.stays_open();
+    node.client().stays_open();
+    node.sidechannel();
+}
+
+#[test]
+fn a_listener_that_matches_nothing_is_closed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = Setup::new().env("CMOGSTORED_FD", INHERITED_FD).inherit(listener).start();
+    assert_ne!(node.http(), address);
+    until("a refusal", || TcpStream::connect(address).is_err());
+    node.client().stays_open();
+}
+
+#[test]
+fn a_listener_that_is_made_blocking_again_hangs_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, sharer) = (listener.local_addr().unwrap(), listener.try_clone().unwrap());
+    let node = Setup::new()
+        .workers("2")
+        .http(&address.to_string())
+        .env("CMOGSTORED_FD", INHERITED_FD)
+        .inherit(listener)
+        .start();
+    let mut first = node.client();
+    for _ in 0..50 {
+        sharer.set_nonblocking(false).unwrap();
+        node.client().stays_open();
+        first.stays_open();
+    }
+}
+
+#[test]
+fn listeners_may_come_from_systemd() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = Setup::new()
+        .http(&address.to_string())
+        .shell("export LISTEN_FDS=1 LISTEN_PID=$$")
+        .inherit(listener)
+        .start();
+    assert_eq!(node.http(), address);
+    node.client().stays_open();
+}
+
+#[test]
+fn an_invalid_byte_is_an_error() {
+    for (text, byte) in [("3;4", ";"), ("x", "x"), ("3, 4", " "), ("-3", "-")] {
+        let ended = Setup::new().env("CMOGSTORED_FD", text).run();
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let number = byte.as_bytes()[0].to_string();
+        let says = |what: &str| ended.stderr.contains(&format!("invalid byte: {what}"));
+        assert!(says(byte) || says(&number), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_number_that_is_no_descriptor_is_an_error() {
+    for text in ["99999999999999999999", "3,99999999999999999999"] {
+        let ended = Setup::new().env("CMOGSTORED_FD", text).run();
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("failed to parse"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_descriptor_that_is_no_socket_is_an_error() {
+    for text in ["0", "200"] {
+        let ended = Setup::new().env("CMOGSTORED_FD", text).run();
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("getsockname"), "{ended:?}");
+        assert!(ended.stderr.contains("failed"), "{ended:?}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_before_anything_is_forked() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let ended = Setup::new().arg(&format!("--mgmtlisten={address}")).run();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains(&address.to_string()), "{ended:?}");
+    assert!(ended.stderr.contains("in use"), "{ended:?}");
+    assert!(!ended.stdout.contains("worker_started"), "{ended:?}");
+}

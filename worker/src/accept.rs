@@ -63,11 +63,12 @@ impl Worker {
 
     /// Tries to accept again after a pause. Called at each tick and when a connection has gone.
     pub(crate) fn resume_listeners(&mut self) {
-        let paused = self.listeners.paused && !self.listeners.sockets.is_empty();
-        if paused
-            && self.conns.len() < self.settings.maxconns
-            && let Err(e) = self.watch_listeners()
-        {
+        if !self.listeners.paused || self.listeners.sockets.is_empty() {
+            return;
+        }
+        // With room made the pause ends, for `close` comes back here.
+        let full = self.conns.len() >= self.settings.maxconns && !self.make_room();
+        if !full && let Err(e) = self.watch_listeners() {
             log::error!("cannot watch the listeners: {e}");
         }
     }

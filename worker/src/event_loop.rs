@@ -50,6 +50,8 @@ const READ_BUFFER: usize = 64 * 1024;
 const LARGE_OUTPUT: usize = 512 * 1024;
 /// The stall clock, and the timers while there are any, are looked at this often.
 const TICK_MS: u32 = 250;
+/// A drain looks this often whether it is over.
+const DRAIN_TICK_MS: u64 = 20;
 /// A loop without work still shows that it is alive.
 const HEARTBEAT_MS: u32 = 1000;
 /// Parcels taken from the inbox before other events get their turn.
@@ -421,6 +423,7 @@ impl Worker {
         }
         if self.drain.is_some() {
             self.close_idle();
+            self.tick_in(DRAIN_TICK_MS);
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::event_loop::Worker;
-use crate::exchange::Op;
+use crate::exchange::{Op, REFRESH};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
@@ -55,9 +55,11 @@ impl Worker {
                 continue;
             }
             let device = self.device(key);
-            let interval = self.usage_interval;
-            if device.usage && device.file_is_due(interval) && !device.looking.swap(true, Relaxed) {
-                self.in_background(&device, Op::Look);
+            let write = device.file_is_due(self.usage_interval);
+            let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
+            if device.usage && due && !device.looking.swap(true, Relaxed) {
+                device.changed.store(false, Relaxed);
+                self.in_background(&device, Op::Look { write });
             }
         }
     }

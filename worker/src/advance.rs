@@ -20,7 +20,9 @@ use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::http::{answer, status_of_refusal};
 use crate::serve::Served;
-use crate::spec::WorkerId;
+use crate::sidechannel::line::{self, Command, Line};
+use crate::sidechannel::{Heard, watch};
+use crate::spec::{DeviceKey, Service, SiteId, WorkerId};
 use crate::timer::Wait;
 
 /// Bytes that one connection may have sent from the loop before the others get their turn.
@@ -44,7 +46,7 @@ enum Next {
     HandOver(WorkerId),
     /// Its end.
     Close,
-    /// The disk thread that has it.
+    /// The disk thread that has it, or its turn.
     Lent,
 }
 
@@ -89,6 +91,12 @@ impl Worker {
             State::Sending(sending) => self.send_file(key, sending),
             State::Blocked(op, need) => self.resume(key, op, need),
             State::Lingering => self.linger(key),
+            State::Queued(..) if conn.ended => Next::Close,
+            State::Queued(device, op) => {
+                conn.state = State::Queued(device, op);
+                Next::Lent
+            }
+            State::Watching => self.ignore_input(key),
             State::Lent => Next::Lent,
         }
     }
@@ -100,6 +108,7 @@ impl Worker {
             Next::Lent => self.timers.stop(key),
             Next::Later => self.again.push(key),
             Next::Close => self.close(key),
+            Next::Write if matches!(self.conns[key].state, State::Watching) => {}
             Next::Write => self.timers.keep(key, Wait::Body, self.now),
             Next::Read => self.wait_for_input(key),
             Next::Disk(device, op) => return self.lend(key, device, op),
@@ -110,6 +119,9 @@ impl Worker {
 
     fn wait_for_input(&mut self, key: usize) {
         let conn = &self.conns[key];
+        if conn.service == Service::Mgmt && !self.draining_in_line(key) {
+            return self.timers.stop(key); // The sidechannel never idles out.
+        }
         let wait = match conn.state {
             State::Lingering => Wait::Linger,
             State::Reading(_) if conn.input.is_empty() => Wait::Idle,
@@ -117,6 +129,11 @@ impl Worker {
             _ => Wait::Body,
         };
         self.timers.keep(key, wait, self.now);
+    }
+
+    /// While draining, half a line is waited for as long as half a head.
+    fn draining_in_line(&self, key: usize) -> bool {
+        self.drain.is_some() && !self.conns[key].input.is_empty()
     }
 
     /// Answers all requests that are there.
@@ -172,6 +189,9 @@ impl Worker {
 
     /// Parses and serves request after request; answers pile up and are sent together.
     fn requests(&mut self, key: usize, input: &[u8], mut scan: HeadScan) -> Used {
+        if self.conns[key].service == Service::Mgmt {
+            return self.lines(key, input);
+        }
         let mut bytes = 0;
         let next = loop {
             let rest = &input[bytes..];
@@ -232,6 +252,115 @@ impl Worker {
             }
         };
         Used { bytes, next }
+    }
+
+    /// Obeys line after line of the sidechannel; answers pile up and are sent together.
+    fn lines(&mut self, key: usize, input: &[u8]) -> Used {
+        let mut bytes = 0;
+        let next = loop {
+            let (line, len) = match line::split(&input[bytes..]) {
+                Line::Whole(line, len) => (line, len),
+                Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
+                Line::TooLong => break Next::Close,
+            };
+            let heard = self.obey_line(key, line::parse(line));
+            if !matches!(heard, Heard::Move(_)) {
+                self.slot.requests.fetch_add(1, Relaxed);
+            }
+            let sent = match heard {
+                Heard::Answered if self.out.len() < BATCH => {
+                    bytes += len;
+                    continue;
+                }
+                _ => self.send_batch(key),
+            };
+            if !matches!(sent, Next::Again) {
+                // Earlier answers must go first: the line is read again when they are through.
+                let answered = matches!(heard, Heard::Answered);
+                bytes += if answered { len } else { 0 };
+                break self.postpone_line(key, heard, sent);
+            }
+            bytes += if matches!(heard, Heard::Move(_)) { 0 } else { len };
+            break match heard {
+                Heard::Answered => self.postpone(key, Next::Again),
+                Heard::Lend(device, op) => Next::Disk(device, op),
+                Heard::Move(owner) => Next::HandOver(owner),
+                Heard::Queue(device, op) => {
+                    self.conns[key].state = State::Queued(device, op);
+                    Next::Lent
+                }
+                Heard::Watch => {
+                    self.start_watching(key);
+                    Next::Again
+                }
+                Heard::End => {
+                    self.conns[key].closing = Some(Ending::Lingering);
+                    self.postpone(key, Next::Again)
+                }
+            };
+        };
+        Used { bytes, next }
+    }
+
+    /// A digest that has entered fsck's queue leaves it again.
+    fn postpone_line(&mut self, key: usize, heard: Heard, next: Next) -> Next {
+        if matches!(heard, Heard::Lend(_, Op::Digest(_)) | Heard::Queue(..)) {
+            self.leave_fsck(key);
+        }
+        self.postpone(key, next)
+    }
+
+    fn start_watching(&mut self, key: usize) {
+        self.conns[key].state = State::Watching;
+        self.watchers.push(key);
+        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+        self.next_tick_soon();
+    }
+
+    pub(crate) fn stop_watching(&mut self, key: usize) {
+        self.watchers.retain(|watcher| *watcher != key);
+        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+    }
+
+    /// Sends each watcher its group; those that do not read are dropped.
+    pub(crate) fn send_groups(&mut self) {
+        let sites = 0..self.sites.len() as u8;
+        let groups: Vec<Vec<u8>> =
+            sites.map(|site| watch::group(self.board, SiteId(site))).collect();
+        for key in self.watchers.clone() {
+            let conn = &mut self.conns[key];
+            let sent = conn.send(&groups[usize::from(conn.site.0)], false);
+            if sent.is_err() || conn.output.len() > watch::MOST_PENDING {
+                self.close(key);
+            }
+        }
+    }
+
+    /// A watcher has nothing more to say.
+    fn ignore_input(&mut self, key: usize) -> Next {
+        let conn = &mut self.conns[key];
+        conn.state = State::Watching;
+        match conn.read(&mut self.scratch) {
+            Read::Some(_) => Next::Later,
+            Read::Nothing => Next::Lent,
+            Read::End | Read::Broken => Next::Close,
+        }
+    }
+
+    /// It is this connection's turn in fsck's queue.
+    pub(crate) fn start_queued(&mut self, device: DeviceKey, key: usize) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        match std::mem::replace(&mut conn.state, State::Lent) {
+            State::Queued(device, op) => {
+                if self.act(key, Next::Disk(device, op)) {
+                    self.again.push(key);
+                }
+            }
+            state => {
+                log::error!("{device}: a connection in fsck's queue does not wait there");
+                conn.state = state;
+            }
+        }
     }
 
     /// Earlier answers must go first: the request is read again when they are through.
@@ -427,12 +556,12 @@ impl Worker {
         self.next_tick_soon();
         let max_queue = self.settings.max_queue;
         let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };
-        let next = self.refuse_op(key, work.into_op());
+        let next = self.refuse_op(key, device.key, work.into_op());
         self.act(key, next)
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.
-    fn refuse_op(&mut self, key: usize, op: Option<Op>) -> Next {
+    fn refuse_op(&mut self, key: usize, device: DeviceKey, op: Option<Op>) -> Next {
         let status = answer::Status::ServiceUnavailable503;
         match op {
             Some(Op::Put(put)) if put.is_fresh() => {
@@ -444,6 +573,11 @@ impl Worker {
                     true => self.after_batch(key, Next::Again, State::idle()),
                     false => self.finish_batch(key, Ending::Lingering),
                 }
+            }
+            Some(Op::Size(_) | Op::Digest(_)) => {
+                self.say_stalled(device);
+                self.leave_fsck(key);
+                self.after_batch(key, Next::Again, State::idle())
             }
             Some(Op::Delete(delete)) => {
                 self.answer(status, delete.keep);
@@ -493,6 +627,9 @@ impl Worker {
             self.close(key);
             return false;
         }
+        if self.conns[key].service == Service::Mgmt {
+            return self.answer_unmoved_line(key);
+        }
         let mut input = std::mem::take(&mut self.conns[key].input);
         let next = match head::parse(&input, &mut HeadScan::default()) {
             Parsed::Complete { request, len } => {
@@ -509,6 +646,23 @@ impl Worker {
                     }
                     _ => self.finish_batch(key, Ending::Lingering),
                 }
+            }
+            _ => Next::Close,
+        };
+        self.act(key, next)
+    }
+
+    fn answer_unmoved_line(&mut self, key: usize) -> bool {
+        let mut input = std::mem::take(&mut self.conns[key].input);
+        let next = match line::split(&input) {
+            Line::Whole(line, len) => {
+                if let Command::Size(path) | Command::Digest { path, .. } = line::parse(line) {
+                    let device = Device::key_of(self.conns[key].site, &path);
+                    self.say_stalled(device);
+                }
+                input.drain(..len);
+                self.conns[key].input = input;
+                self.after_batch(key, Next::Again, State::idle())
             }
             _ => Next::Close,
         };
@@ -551,6 +705,9 @@ impl Worker {
             }
             Outcome::Broken | Outcome::Finished => Next::Close,
         };
+        if !self.fsck.is_empty() && !self.conns.get(key).is_some_and(|c| c.is_lent()) {
+            self.leave_fsck(key);
+        }
         if self.act(key, next) {
             self.advance(key);
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::disk::device::Device;
 use crate::exchange::{Need, Op};
 use crate::http::answer::Status;
 use crate::http::chunked::Chunked;
@@ -54,6 +55,10 @@ pub enum State {
     Lent,
     /// An operation waits for the socket.
     Blocked(Op, Need),
+    /// Waits until fsck's earlier digests on the device are done.
+    Queued(Arc<Device>, Op),
+    /// Gets the disk load once a second, for as long as it lives.
+    Watching,
     /// Closed for writing; what still comes is thrown away so that the answer is not lost.
     Lingering,
 }
@@ -141,6 +146,11 @@ impl Conn {
             input,
             output: Vec::new(),
         }
+    }
+
+    /// True while a disk thread has the socket.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.state, State::Lent)
     }
 
     /// Its socket.

@@ -60,9 +60,8 @@ impl Worker {
 
     fn is_idle(&self, key: usize) -> bool {
         self.conns.get(key).is_some_and(|conn| {
-            matches!(conn.state, State::Reading(_))
-                && conn.input.is_empty()
-                && conn.output.is_empty()
+            let between = matches!(conn.state, State::Reading(_)) && conn.output.is_empty();
+            matches!(conn.state, State::Watching) || between && conn.input.is_empty()
         })
     }
 

@@ -17,7 +17,8 @@ use nix::sys::signal::Signal;
 use slab::Slab;
 
 use crate::accept::Listeners;
-use crate::conn::Conn;
+use crate::clerk::Clerk;
+use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::disk::device::Device;
 use crate::disk::pool::Pool;
@@ -26,6 +27,7 @@ use crate::exchange::{Completions, Context, Done, Work};
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
+use crate::sidechannel::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
@@ -35,6 +37,8 @@ const WAKER: usize = 0;
 const CONTROL: usize = 1;
 const INBOX: usize = 2;
 const SIGNALS: usize = 3;
+/// Token of the output of `MOG_IOSTAT_CMD`.
+pub(crate) const IOSTAT: usize = 4;
 /// Token of the first listener.
 pub(crate) const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
@@ -70,6 +74,15 @@ pub(crate) struct Worker {
     /// When a device's directory was last asked for.
     pub(crate) wanted: HashMap<DeviceKey, u32>,
     pub(crate) drain: Option<Drain>,
+    /// fsck's digests, by device.
+    pub(crate) fsck: HashMap<DeviceKey, FsckQueue>,
+    /// Connections that watch.
+    pub(crate) watchers: Vec<usize>,
+    pub(crate) clerk: Clerk,
+    /// How often usage files are written.
+    pub(crate) usage_interval: Duration,
+    /// When the devices were last gone through for that.
+    pub(crate) looked: u32,
     /// Milliseconds since the worker started: the loop's clock.
     pub(crate) now: u32,
     /// The time, as a Date header shows it.
@@ -91,6 +104,8 @@ pub(crate) struct Worker {
     parcel: Vec<u8>,
     done: Vec<Done>,
     inbox_waits: bool,
+    next_group: u64,
+    next_reading: u64,
 }
 
 impl Worker {
@@ -131,6 +146,13 @@ impl Worker {
             used: HashMap::new(),
             wanted: HashMap::new(),
             drain: None,
+            fsck: HashMap::new(),
+            watchers: Vec::new(),
+            clerk: Clerk::new(),
+            usage_interval: usage_interval(),
+            looked: 0,
+            next_group: 0,
+            next_reading: 0,
             now: 0,
             date: HttpDate::EPOCH,
             user: nix::unistd::geteuid().as_raw(),
@@ -210,6 +232,7 @@ impl Worker {
             CONTROL => self.take_messages(),
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
+            IOSTAT => self.read_iostat(),
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };
@@ -353,6 +376,11 @@ impl Worker {
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.try_remove(key)?;
+        match conn.state {
+            State::Watching => self.stop_watching(key),
+            State::Queued(..) => self.leave_fsck(key),
+            _ => {}
+        }
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)
     }
@@ -381,9 +409,10 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        let now = self.epoch.elapsed();
+        let monotonic = monotonic_ms().unwrap_or(u64::from(self.now));
         self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
-        self.slot.heartbeat.store(monotonic_ms().unwrap_or(now.as_millis() as u64), Relaxed);
+        self.slot.heartbeat.store(monotonic, Relaxed);
+        self.keep_watch(monotonic);
         self.expire();
         self.watch_devices();
         self.resume_listeners();
@@ -393,6 +422,35 @@ impl Worker {
         if self.drain.is_some() {
             self.close_idle();
         }
+    }
+
+    /// Groups go out on the full second of the clock that all workers share, readings are taken
+    /// shortly before.
+    fn keep_watch(&mut self, monotonic: u64) {
+        if self.must_measure() {
+            if monotonic >= self.next_reading {
+                self.measure();
+                self.next_reading =
+                    (monotonic + READ_AHEAD_MS) / 1000 * 1000 + 1000 - READ_AHEAD_MS;
+            }
+            self.tick_in(self.next_reading.saturating_sub(monotonic));
+        }
+        if !self.watchers.is_empty() {
+            if monotonic >= self.next_group {
+                let first = self.next_group == 0;
+                self.next_group = monotonic / 1000 * 1000 + 1000;
+                if !first {
+                    self.send_groups();
+                }
+            }
+            self.tick_in(self.next_group.saturating_sub(monotonic));
+        } else {
+            self.next_group = 0;
+        }
+    }
+
+    fn tick_in(&mut self, millis: u64) {
+        self.next_tick = self.next_tick.min(self.now + millis.min(1000) as u32);
     }
 
     /// Nothing waits with a deadline short of the heartbeat.
@@ -438,6 +496,18 @@ impl Worker {
 
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Disks are read this long before the groups go out.
+const READ_AHEAD_MS: u64 = 50;
+/// Usage files are written this often, unless the environment says otherwise.
+const USAGE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// `MOG_DISK_USAGE_INTERVAL`, in seconds.
+fn usage_interval() -> Duration {
+    let seconds = std::env::var("MOG_DISK_USAGE_INTERVAL").ok();
+    let seconds = seconds.and_then(|text| text.trim().parse().ok()).filter(|&s: &u64| s > 0);
+    seconds.map_or(USAGE_INTERVAL, Duration::from_secs)
+}
 
 /// CLOCK_MONOTONIC, which all processes see alike.
 fn monotonic_ms() -> Option<u64> {

@@ -7,18 +7,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mio::Waker;
 
 use crate::disk::device::Device;
 use crate::disk::pool::{Job, Progress};
+use crate::disk::usage::{self, Usage};
 use crate::http::answer::Status;
 use crate::http::delete::Delete;
 use crate::http::get::Get;
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
+use crate::sidechannel::digest::Digest;
+use crate::sidechannel::size::Size;
 use crate::sys::socket;
+
+/// Usage numbers are refreshed by changes this often at most.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// Something that a disk thread does.
 #[derive(Debug)]
@@ -29,8 +36,14 @@ pub enum Op {
     Put(Box<Put>),
     /// Removes a file.
     Delete(Delete),
+    /// Tells the size of a file on the sidechannel.
+    Size(Size),
+    /// Tells the digest of a file on the sidechannel.
+    Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
+    /// Looks how full the device is, and writes its usage file.
+    Look,
     /// Closes a descriptor whose last close may free blocks, or drops an unfinished operation.
     Release(Released),
 }
@@ -211,6 +224,16 @@ impl Turn<'_> {
         Outcome::answered(bytes, keep)
     }
 
+    /// The numbers of the usage file, looked up now if nobody has looked before.
+    pub fn first_look(&self) -> Option<Usage> {
+        let slot = self.slot?;
+        slot.usage().or_else(|| {
+            self.progress.touch();
+            usage::look(self.device, slot, false);
+            slot.usage()
+        })
+    }
+
     /// Adds an answer of class 5xx to the worker's count of them.
     pub fn count_error(&self, status: Status) {
         if status.code() >= 500 {
@@ -263,6 +286,13 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
+            Op::Look => {
+                if let Some(slot) = self.context.board.device(self.device.key) {
+                    usage::look(&self.device, slot, true);
+                }
+                self.device.looking.store(false, Relaxed);
+                return Turned::Over(Outcome::Finished);
+            }
             Op::Release(released) => {
                 drop(released);
                 return Turned::Over(Outcome::Finished);
@@ -283,7 +313,21 @@ impl Work {
             Op::Get(get) => get.run(&turn),
             Op::Put(put) => put.run(&turn),
             Op::Delete(delete) => delete.run(&turn),
-            Op::Refresh | Op::Release(_) => Turned::Over(Outcome::Finished),
+            Op::Size(size) => size.run(&turn),
+            Op::Digest(digest) => digest.run(&turn),
+            Op::Refresh | Op::Look | Op::Release(_) => Turned::Over(Outcome::Finished),
+        }
+    }
+}
+
+impl Work {
+    /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
+    fn refresh_usage(&self) {
+        if let Some(slot) = self.context.board.device(self.device.key)
+            && self.device.usage
+            && self.device.look_is_due(REFRESH)
+        {
+            usage::look(&self.device, slot, false);
         }
     }
 }
@@ -291,6 +335,7 @@ impl Work {
 impl Job for Work {
     fn run(mut self, progress: &Progress) -> Option<Work> {
         let op = self.op.take()?;
+        let changes = matches!(op, Op::Put(_) | Op::Delete(_));
         match self.turn(op, progress) {
             Turned::Again(op) => {
                 self.op = Some(op);
@@ -300,6 +345,9 @@ impl Job for Work {
                 let key = self.key.take();
                 self.socket = None;
                 self.context.completions.push(Done { key, outcome });
+                if changes {
+                    self.refresh_usage();
+                }
                 None
             }
         }

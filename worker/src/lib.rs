@@ -9,15 +9,18 @@
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `timer`, `drain`, `stall` | new connections; deadlines; leaving; the devices' clock |
+//! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
 //! | [`exchange`] | what passes between the loop and a disk thread |
 //! | [`handover`] | inboxes: connections from one worker to another |
 //! | [`http`] | parsers, answers and exchanges of HTTP |
+//! | [`sidechannel`] | the line protocol |
 //! | [`disk`] | paths, devices, disk threads |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
 mod accept;
 mod advance;
+mod clerk;
 pub mod conn;
 pub mod control;
 pub mod disk;
@@ -28,6 +31,7 @@ pub mod handover;
 pub mod http;
 pub mod scoreboard;
 mod serve;
+pub mod sidechannel;
 pub mod spec;
 mod stall;
 pub mod sys;

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::shm;
@@ -15,6 +15,8 @@ pub const MAX_WORKERS: usize = 512;
 pub const MAX_DEVICES: usize = 1024;
 /// Longest request path kept for the log of a crash: see PROTOCOL.md section 2.1.
 const PATH_WORDS: usize = 6;
+/// Longest mount source that is kept.
+const SOURCE_WORDS: usize = 16;
 
 /// Handle to the mapping; copies refer to the same one.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,8 @@ pub struct WorkerSlot {
     pub errors: AtomicU64,
     /// Returns of epoll_wait with at least one event.
     pub wakeups: AtomicU64,
+    /// Connections that watch the disk load.
+    pub watchers: AtomicU32,
     last_path: [AtomicU64; PATH_WORDS],
 }
 
@@ -103,16 +107,33 @@ pub struct DeviceSlot {
     pub inline_reads: AtomicU8,
     removals_begun: AtomicU64,
     removals_done: AtomicU64,
-    /// KiB free for users, as `available` of the usage file; the owner writes it.
-    pub available: AtomicU64,
-    /// KiB, `used` of the usage file.
-    pub used: AtomicU64,
-    /// KiB, `total` of the usage file.
-    pub total: AtomicU64,
+    /// Odd while the owner writes the numbers below.
+    usage_version: AtomicU64,
+    available: AtomicU64,
+    used: AtomicU64,
+    total: AtomicU64,
     /// Unix seconds of the last look; 0: none yet.
-    pub looked_at: AtomicU64,
-    /// Busy per cent times 100 in the last interval; `u32::MAX`: not known.
-    pub busy: AtomicU32,
+    looked_at: AtomicU64,
+    source: [AtomicU64; SOURCE_WORDS],
+    /// Major and minor number of the disk, plus one; 0: not known. The owner writes it.
+    disk: AtomicU64,
+    /// Per cent times 100; `u32::MAX`: not known. One worker writes it for all devices.
+    busy: AtomicU32,
+}
+
+/// One look at how full a device is. KiB where not said otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Free for users.
+    pub available: u64,
+    /// Used plus available; blocks reserved for root belong to neither.
+    pub total: u64,
+    /// At least 1: trackers take 0 for a broken device.
+    pub used: u64,
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The mount source, or the filesystem's type, or `-`; cut at 127 bytes.
+    pub source: String,
 }
 
 impl Scoreboard {
@@ -171,8 +192,8 @@ impl Scoreboard {
         })?;
         slot.owner.store(u32::from(owner.0), Relaxed);
         if slot.state() == DeviceState::Absent {
-            slot.busy.store(u32::MAX, Relaxed);
-            slot.looked_at.store(0, Relaxed);
+            slot.set_busy(None);
+            slot.forget_usage();
             slot.set_state(DeviceState::Ok);
         }
         slot.key.store(wanted, Release);
@@ -220,25 +241,18 @@ impl WorkerSlot {
     pub fn begin(&self, pid: u32) {
         self.pid.store(pid, Relaxed);
         self.connections.store(0, Relaxed);
+        self.watchers.store(0, Relaxed);
         self.last_path.iter().for_each(|word| word.store(0, Relaxed));
     }
 
     /// Notes the path of the request just begun, for the log should the worker crash in it.
     pub fn note_path(&self, path: &[u8]) {
-        let mut bytes = [0; PATH_WORDS * 8];
-        let len = path.len().min(bytes.len());
-        bytes[..len].copy_from_slice(&path[..len]);
-        for (word, chunk) in self.last_path.iter().zip(bytes.as_chunks::<8>().0) {
-            word.store(u64::from_ne_bytes(*chunk), Relaxed);
-        }
+        write_text(&self.last_path, path);
     }
 
     /// The path noted last; empty when there was no request.
     pub fn last_path(&self) -> String {
-        let bytes: Vec<u8> =
-            self.last_path.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
-        let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..end]).into_owned()
+        read_text(&self.last_path)
     }
 }
 
@@ -255,6 +269,70 @@ impl DeviceSlot {
     /// Written by the owner (stalled or not) and by the master (there or not).
     pub fn set_state(&self, state: DeviceState) {
         self.state.store(state as u8, Release);
+    }
+
+    /// How full the device was at the last look; `None` before the first. Never waits: a writer
+    /// that died half-way leaves numbers of two looks, one second apart.
+    pub fn usage(&self) -> Option<Usage> {
+        let mut attempts = (0..2000).map(|_| self.consistent_usage());
+        attempts.find_map(Result::ok).unwrap_or_else(|| self.read_usage())
+    }
+
+    /// `Err`: the owner is writing.
+    fn consistent_usage(&self) -> Result<Option<Usage>, ()> {
+        let before = self.usage_version.load(Acquire);
+        let usage = self.read_usage();
+        fence(Acquire);
+        let settled = before.is_multiple_of(2) && self.usage_version.load(Relaxed) == before;
+        std::hint::spin_loop();
+        settled.then_some(usage).ok_or(())
+    }
+
+    fn read_usage(&self) -> Option<Usage> {
+        let time = self.looked_at.load(Relaxed);
+        (time > 0).then(|| Usage {
+            available: self.available.load(Relaxed),
+            total: self.total.load(Relaxed),
+            used: self.used.load(Relaxed),
+            time,
+            source: read_text(&self.source),
+        })
+    }
+
+    /// Owner: the result of a look, with the disk that the device is on.
+    pub fn publish(&self, usage: &Usage, disk: Option<(u32, u32)>) {
+        self.usage_version.store(self.usage_version.load(Relaxed) | 1, Relaxed);
+        fence(Release);
+        self.available.store(usage.available, Relaxed);
+        self.total.store(usage.total, Relaxed);
+        self.used.store(usage.used, Relaxed);
+        write_text(&self.source, usage.source.as_bytes());
+        self.looked_at.store(usage.time, Relaxed);
+        let disk =
+            disk.map_or(0, |(major, minor)| ((u64::from(major) << 32) | u64::from(minor)) + 1);
+        self.disk.store(disk, Relaxed);
+        self.usage_version.store((self.usage_version.load(Relaxed) | 1) + 1, Release);
+    }
+
+    /// Owner: the device cannot be asked any more.
+    pub fn forget_usage(&self) {
+        self.looked_at.store(0, Relaxed);
+    }
+
+    /// The disk that the device is on, as major and minor number.
+    pub fn disk(&self) -> Option<(u32, u32)> {
+        let word = self.disk.load(Relaxed).checked_sub(1)?;
+        Some(((word >> 32) as u32, word as u32))
+    }
+
+    /// Busy per cent times 100 in the last interval.
+    pub fn busy(&self) -> Option<u32> {
+        Some(self.busy.load(Relaxed)).filter(|busy| *busy != u32::MAX)
+    }
+
+    /// Written by the one worker that measures.
+    pub fn set_busy(&self, busy: Option<u32>) {
+        self.busy.store(busy.unwrap_or(u32::MAX), Relaxed);
     }
 
     /// To be held while a file loses a name: DELETE, and a PUT that replaces.
@@ -278,6 +356,23 @@ impl DeviceSlot {
     pub fn owner(&self) -> WorkerId {
         WorkerId(self.owner.load(Relaxed) as u16)
     }
+}
+
+fn write_text(words: &[AtomicU64], text: &[u8]) {
+    let text = &text[..text.len().min(words.len() * 8)];
+    for (index, word) in words.iter().enumerate() {
+        let mut chunk = [0; 8];
+        let part = text.get(index * 8..).unwrap_or_default();
+        let len = part.len().min(8);
+        chunk[..len].copy_from_slice(&part[..len]);
+        word.store(u64::from_ne_bytes(chunk), Relaxed);
+    }
+}
+
+fn read_text(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 /// A file is losing a name; ends when dropped.
@@ -337,6 +432,38 @@ mod tests {
         }
         assert!(board.list_device(key(3, 9), WorkerId(0)).is_none());
         assert_eq!(board.devices().len(), MAX_DEVICES);
+    }
+
+    #[test]
+    fn usage_is_read_as_it_was_published() {
+        let board = Scoreboard::new().unwrap();
+        let slot = board.list_device(key(0, 1), WorkerId(0)).unwrap();
+        assert_eq!(slot.usage(), None);
+        let source = "/dev/disk/by-id/some-long-name-0123456789".to_owned();
+        let usage = Usage { available: 1, total: 3, used: 2, time: 4, source };
+        slot.publish(&usage, Some((259, 7)));
+        assert_eq!(slot.usage(), Some(usage.clone()));
+        assert_eq!(slot.disk(), Some((259, 7)));
+        board.forget_device(key(0, 1));
+        board.list_device(key(0, 1), WorkerId(0)).unwrap();
+        assert_eq!(slot.usage(), None);
+    }
+
+    #[test]
+    fn numbers_of_one_look_stay_together() {
+        let board = Scoreboard::new().unwrap();
+        let slot = board.list_device(key(0, 1), WorkerId(0)).unwrap();
+        let usage = |n| Usage { available: n, total: n, used: n, time: n, source: n.to_string() };
+        slot.publish(&usage(1), None);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| (1..20_000).for_each(|n| slot.publish(&usage(n), None)));
+            while !writer.is_finished() {
+                if let Ok(seen) = slot.consistent_usage() {
+                    let seen = seen.unwrap();
+                    assert_eq!(seen, usage(seen.time));
+                }
+            }
+        });
     }
 
     #[test]

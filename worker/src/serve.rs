@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::sys::stat::fstat;
 
 use crate::conn::{Discard, Left, Sending, Then};
-use crate::disk::device::Device;
+use crate::disk::device::{Device, DeviceDir};
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::event_loop::Worker;
@@ -17,12 +17,12 @@ use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
-use crate::http::get::{self, Get, Transfer};
+use crate::http::get::{self, Facts, Get, Transfer};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::scoreboard::{DeviceState, WorkerState};
+use crate::scoreboard::{DeviceState, Usage, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::file;
 
@@ -49,7 +49,7 @@ pub(crate) enum Served {
 }
 
 /// Where an operation on a device runs.
-enum Placed {
+pub(crate) enum Placed {
     Here,
     At(WorkerId),
     Nowhere,
@@ -91,6 +91,12 @@ impl Worker {
             answer::file(&mut self.out, &self.date, &HttpDate::EPOCH, 0, keep);
             return Served::Answered(keep);
         };
+        if request.method != Method::Delete
+            && let Some((usage, text)) = self.usage_at_hand(self.conns[key].site, &path)
+        {
+            get::answer_usage(&mut self.out, request, &usage, &text, &self.date, keep);
+            return Served::Answered(keep);
+        }
         let device = self.device_of(key, &path);
         if request.method == Method::Delete {
             let op = Op::Delete(Delete { path, keep: request.keep_alive });
@@ -162,7 +168,7 @@ impl Worker {
         }
     }
 
-    fn place(&self, device: &Device) -> Placed {
+    pub(crate) fn place(&self, device: &Device) -> Placed {
         if self.board.device(device.key).is_some_and(|s| s.state() == DeviceState::Stalled) {
             return Placed::Nowhere;
         }
@@ -200,8 +206,9 @@ impl Worker {
     }
 
     pub(crate) fn device(&mut self, key: DeviceKey) -> Arc<Device> {
-        let docroot = &self.sites[usize::from(key.site.0)].docroot;
-        Arc::clone(self.devices.entry(key).or_insert_with(|| Arc::new(Device::new(key, docroot))))
+        let site = &self.sites[usize::from(key.site.0)];
+        let make = || Arc::new(Device::new(key, &site.docroot, site.usage));
+        Arc::clone(self.devices.entry(key).or_insert_with(make))
     }
 
     /// Way 1: everything is in memory. `None`: only the disk knows.
@@ -212,14 +219,7 @@ impl Worker {
         request: &Request,
         keep: bool,
     ) -> Option<Served> {
-        let Some(dir) = device.dir_at_hand() else {
-            self.want_dir(device.key);
-            return None;
-        };
-        self.used.insert(device.key, self.now);
-        if !dir.inline_reads {
-            return None;
-        }
+        let dir = self.dir_for_reading(device)?;
         let slot = self.board.device(device.key);
         let mark = slot.map(|slot| slot.removal_mark());
         let file = match open::cached(&dir, path.relative()) {
@@ -228,7 +228,7 @@ impl Worker {
         };
         let facts = fstat(&file).ok()?;
         let start = self.out.len();
-        let planned = get::plan(&mut self.out, request, &facts, &self.date, keep);
+        let planned = get::plan(&mut self.out, request, Facts::from(&facts), &self.date, keep);
         let body = match planned {
             Ok(body) => body,
             Err(status) => {
@@ -264,6 +264,34 @@ impl Worker {
         }
         self.close_file(device, file, mark);
         Some(Served::Answered(keep))
+    }
+
+    /// The device's directory, where files may be looked up without waiting for a disk.
+    pub(crate) fn dir_for_reading(&mut self, device: &Arc<Device>) -> Option<Arc<DeviceDir>> {
+        let Some(dir) = device.dir_at_hand() else {
+            self.want_dir(device.key);
+            return None;
+        };
+        self.used.insert(device.key, self.now);
+        dir.inline_reads.then_some(dir)
+    }
+
+    /// The usage file's content, if the path names one and its device can be trusted to answer.
+    fn usage_at_hand(&self, site: SiteId, path: &DevPath) -> Option<(Usage, String)> {
+        if !path.is_usage() || !self.sites[usize::from(site.0)].usage {
+            return None;
+        }
+        let key = Device::key_of(site, path);
+        let slot = self.board.device(key).filter(|slot| slot.state() == DeviceState::Ok)?;
+        let usage = slot.usage()?;
+        let disk = self.sites[usize::from(site.0)].docroot.join(key.to_string());
+        let text = usage.text(&disk);
+        Some((usage, text))
+    }
+
+    /// The usage file's content, as the sidechannel sees it.
+    pub(crate) fn usage_text(&self, site: SiteId, path: &DevPath) -> Option<String> {
+        self.usage_at_hand(site, path).map(|(_, text)| text)
     }
 
     fn cached_error(&mut self, error: &std::io::Error, keep: bool) -> Option<Served> {

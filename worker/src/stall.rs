@@ -12,12 +12,15 @@ use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
 
+/// How often the devices are gone through for those whose usage is to be looked at.
+const LOOK_ROUND_MS: u32 = 500;
 /// A directory that has been of no use for so long is let go.
 const UNUSED_MS: u32 = 1000;
 
 impl Worker {
     /// Looks after all devices that this worker has to do with.
     pub(crate) fn watch_devices(&mut self) {
+        self.look_at_devices();
         for (key, pool) in &self.pools {
             if let Some(slot) = self.board.device(*key)
                 && slot.owner() == self.id
@@ -36,6 +39,25 @@ impl Worker {
                 self.device(key).drop_dir();
             } else if self.device(key).wants_refresh() {
                 self.refresh(key);
+            }
+        }
+    }
+
+    /// Has a thread look at each device of this worker whose turn it is: PROTOCOL.md section 4.
+    fn look_at_devices(&mut self) {
+        if self.now.saturating_sub(self.looked) < LOOK_ROUND_MS && self.looked != 0 {
+            return;
+        }
+        self.looked = self.now.max(1);
+        for (key, slot) in self.board.devices() {
+            let known = self.sites.get(usize::from(key.site.0)).is_some_and(|site| site.usage);
+            if slot.owner() != self.id || !known || self.drain.is_some() {
+                continue;
+            }
+            let device = self.device(key);
+            let interval = self.usage_interval;
+            if device.usage && device.file_is_due(interval) && !device.looking.swap(true, Relaxed) {
+                self.in_background(&device, Op::Look);
             }
         }
     }

@@ -291,7 +291,7 @@ mod tests {
     fn device() -> (tempfile::TempDir, Device) {
         let docroot = tempfile::tempdir().unwrap();
         std::fs::create_dir(docroot.path().join("dev1")).unwrap();
-        let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path());
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path(), false);
         (docroot, device)
     }
 

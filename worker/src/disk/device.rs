@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC,
     fstatfs,
 };
 use nix::sys::statvfs::FsFlags;
 
+use crate::disk::busy::{self, Disk};
 use crate::disk::commit;
 use crate::spec::DeviceKey;
 
@@ -34,6 +35,19 @@ pub struct Device {
     path: PathBuf,
     dir: Mutex<Option<Arc<DeviceDir>>>,
     swept: AtomicBool,
+    /// It has a usage file, and requests for that are answered from memory.
+    pub usage: bool,
+    /// A look at it is under way or waits for a thread.
+    pub looking: AtomicBool,
+    looked: Mutex<Looked>,
+}
+
+#[derive(Debug, Default)]
+struct Looked {
+    at: Option<Instant>,
+    written: Option<Instant>,
+    disk: Option<(u64, Disk)>,
+    trouble: Option<String>,
 }
 
 /// A descriptor of the device's directory and what was found out about the filesystem.
@@ -51,12 +65,65 @@ pub struct DeviceDir {
 
 impl Device {
     /// Describes the device; touches nothing.
-    pub fn new(key: DeviceKey, docroot: &Path) -> Device {
+    pub fn new(key: DeviceKey, docroot: &Path, usage: bool) -> Device {
         let path = match key.devid {
             0 => docroot.to_path_buf(),
             devid => docroot.join(format!("dev{devid}")),
         };
-        Device { key, path, dir: Mutex::new(None), swept: AtomicBool::new(false) }
+        Device {
+            key,
+            path,
+            dir: Mutex::new(None),
+            swept: AtomicBool::new(false),
+            usage: usage && key.devid > 0,
+            looking: AtomicBool::new(false),
+            looked: Mutex::default(),
+        }
+    }
+
+    /// True, and the clock starts anew, when the last look is at least `interval` ago.
+    pub fn look_is_due(&self, interval: Duration) -> bool {
+        let mut looked = self.looked();
+        let due = looked.at.is_none_or(|at| at.elapsed() >= interval);
+        if due {
+            looked.at = Some(Instant::now());
+        }
+        due
+    }
+
+    /// The same for looks that end in the usage file.
+    pub fn file_is_due(&self, interval: Duration) -> bool {
+        let mut looked = self.looked();
+        let due = looked.written.is_none_or(|at| at.elapsed() >= interval);
+        if due {
+            looked.written = Some(Instant::now());
+        }
+        due
+    }
+
+    /// The disk under the device. Disk threads.
+    pub fn disk(&self, dir: &DeviceDir) -> Disk {
+        let st_dev = fstat(dir).map_or(0, |facts| facts.st_dev);
+        let known = self.looked().disk.clone();
+        match known {
+            Some((number, disk)) if number == st_dev => disk,
+            _ => {
+                let disk = busy::disk_of(st_dev);
+                self.looked().disk = Some((st_dev, disk.clone()));
+                disk
+            }
+        }
+    }
+
+    /// Logs what is wrong with the device when that changes, not at every look.
+    pub fn note_trouble(&self, trouble: Option<&str>) {
+        let mut looked = self.looked();
+        if looked.trouble.as_deref() != trouble {
+            if let Some(trouble) = trouble {
+                log::warn!("{}: {trouble}", self.path.display());
+            }
+            looked.trouble = trouble.map(str::to_owned);
+        }
     }
 
     /// Its folder.
@@ -105,13 +172,18 @@ impl Device {
         self.lock().take();
     }
 
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Arc<DeviceDir>>> {
         self.dir.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DeviceDir {
-    fn open(path: &Path) -> io::Result<DeviceDir> {
+    /// Opens it without keeping it. Disk threads.
+    pub fn open(path: &Path) -> io::Result<DeviceDir> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(path, flags, Mode::empty())?;
         let filesystem = fstatfs(&fd)?;
@@ -147,7 +219,7 @@ mod tests {
     #[test]
     fn directory_is_opened_once_and_again_after_it_was_dropped() {
         let docroot = tempfile::tempdir().unwrap();
-        let device = Device::new(DeviceKey { site: SiteId(0), devid: 3 }, docroot.path());
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 3 }, docroot.path(), false);
         assert!(device.dir_at_hand().is_none());
         assert_eq!(device.dir().unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::create_dir(docroot.path().join("dev3")).unwrap();
@@ -162,6 +234,6 @@ mod tests {
     #[test]
     fn docroot_itself_counts_as_device_zero() {
         let key = DeviceKey { site: SiteId(0), devid: 0 };
-        assert_eq!(Device::new(key, Path::new("/srv")).path(), Path::new("/srv"));
+        assert_eq!(Device::new(key, Path::new("/srv"), false).path(), Path::new("/srv"));
     }
 }

@@ -7,9 +7,12 @@
 //! | [`open`] | opens that cannot leave the device, and those that cannot block |
 //! | [`commit`] | a PUT from temporary to final name |
 //! | [`pool`] | disk threads |
+//! | [`usage`], [`busy`] | how full a device is, how busy its disk |
 
+pub mod busy;
 pub mod commit;
 pub mod device;
 pub mod open;
 pub mod path;
 pub mod pool;
+pub mod usage;

@@ -70,7 +70,7 @@ mod tests {
         symlink(dev.join("file"), dev.join("absolute")).unwrap();
         symlink("../secret", dev.join("out")).unwrap();
         symlink(docroot.path().join("secret"), dev.join("far")).unwrap();
-        let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path());
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path(), false);
         let dir = device.dir().unwrap();
         for good in [c"file", c"near", c"absolute"] {
             for_reading(&device, &dir, good).unwrap();
@@ -86,7 +86,7 @@ mod tests {
         let docroot = tempfile::tempdir().unwrap();
         let fifo = docroot.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let device = Device::new(DeviceKey { site: SiteId(0), devid: 0 }, docroot.path());
+        let device = Device::new(DeviceKey { site: SiteId(0), devid: 0 }, docroot.path(), false);
         let dir = device.dir().unwrap();
         for_reading(&device, &dir, c"fifo").unwrap();
     }

@@ -13,6 +13,7 @@ use crate::http::answer::{self, HttpDate, Status};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::{date_now, log_failure, status_of};
+use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
 
 /// Most bytes that one sendfile call is asked for.
@@ -27,6 +28,27 @@ pub struct Extent {
     pub offset: u64,
     /// How many.
     pub len: u64,
+}
+
+/// What an answer depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// In bytes.
+    pub size: u64,
+    /// In seconds since 1970.
+    pub modified: i64,
+    /// Not a folder, a FIFO or the like.
+    pub regular: bool,
+}
+
+impl From<&FileStat> for Facts {
+    fn from(stat: &FileStat) -> Facts {
+        Facts {
+            size: stat.st_size as u64,
+            modified: stat.st_mtime,
+            regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
+        }
+    }
 }
 
 /// A GET or HEAD on its way through a disk thread.
@@ -73,22 +95,22 @@ pub enum Pumped {
 pub fn plan(
     out: &mut Vec<u8>,
     request: &Request,
-    facts: &FileStat,
+    facts: Facts,
     now: &HttpDate,
     keep: bool,
 ) -> Result<Option<Extent>, Status> {
-    if facts.st_mode & libc::S_IFMT != libc::S_IFREG {
+    if !facts.regular {
         return Err(Status::Forbidden403);
     }
-    let (size, modified) = (facts.st_size as u64, HttpDate::from_unix(facts.st_mtime));
-    if request.if_unmodified_since.is_some_and(|date| facts.st_mtime > date) {
+    let (size, modified) = (facts.size, HttpDate::from_unix(facts.modified));
+    if request.if_unmodified_since.is_some_and(|date| facts.modified > date) {
         return Err(Status::PreconditionFailed412);
     }
-    if request.if_modified_since.is_some_and(|date| facts.st_mtime <= date) {
+    if request.if_modified_since.is_some_and(|date| facts.modified <= date) {
         answer::not_modified(out, now, &modified, keep);
         return Ok(None);
     }
-    let body = match selection(request, size, facts.st_mtime) {
+    let body = match selection(request, size, facts.modified) {
         Selection::Nonsense => return Err(Status::BadRequest400),
         Selection::Unsatisfiable => {
             answer::unsatisfiable(out, now, size, keep);
@@ -104,6 +126,26 @@ pub fn plan(
         }
     };
     Ok((request.method == Method::Get && body.len > 0).then_some(body))
+}
+
+/// Writes the whole answer for a usage file, which is in memory.
+pub fn answer_usage(
+    out: &mut Vec<u8>,
+    request: &Request,
+    usage: &Usage,
+    text: &str,
+    now: &HttpDate,
+    keep: bool,
+) {
+    let facts = Facts { size: text.len() as u64, modified: usage.time as i64, regular: true };
+    match plan(out, request, facts, now, keep) {
+        Ok(None) => {}
+        Ok(Some(Extent { offset, len })) => {
+            let part = offset as usize..(offset + len) as usize;
+            out.extend_from_slice(text.as_bytes().get(part).unwrap_or_default());
+        }
+        Err(status) => answer::empty(out, status, now, keep),
+    }
 }
 
 /// A Range counts unless an If-Range names another version: RFC 9110 section 13.1.5.
@@ -244,6 +286,14 @@ impl Get {
     fn begin(&self, turn: &Turn<'_>) -> Result<Transfer, Outcome> {
         let keep = turn.may_keep(self.keep);
         let mut head = Vec::with_capacity(320);
+        if self.path.is_usage()
+            && turn.device.usage
+            && let Some(usage) = turn.first_look()
+        {
+            let text = usage.text(turn.device.path());
+            answer_usage(&mut head, &self.request, &usage, &text, &date_now(), keep);
+            return Err(turn.answer(head, keep));
+        }
         let opened = turn
             .device
             .dir()
@@ -251,7 +301,8 @@ impl Get {
             .and_then(|file| Ok((fstat(&file)?, file)));
         let planned = match opened {
             Ok((facts, file)) => {
-                plan(&mut head, &self.request, &facts, &date_now(), keep).map(|body| (body, file))
+                plan(&mut head, &self.request, Facts::from(&facts), &date_now(), keep)
+                    .map(|body| (body, file))
             }
             Err(e) => {
                 let status = status_of(&e);

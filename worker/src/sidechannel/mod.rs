@@ -1,0 +1,217 @@
+//! The sidechannel: PROTOCOL.md section 3.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`line`] | bytes to commands, pure |
+//! | [`size`], [`digest`] | the answers, as operations of a disk thread |
+//! | [`watch`] | the stream of disk load |
+
+pub mod digest;
+pub mod line;
+pub mod size;
+pub mod watch;
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::stat::fstat;
+
+use crate::control::Up;
+use crate::disk::device::Device;
+use crate::disk::path::DevPath;
+use crate::event_loop::Worker;
+use crate::exchange::Op;
+use crate::serve::Placed;
+use crate::sidechannel::digest::Digest;
+use crate::sidechannel::line::{Command, Kind};
+use crate::sidechannel::size::Size;
+use crate::spec::{DeviceKey, WorkerId};
+use crate::sys::file::{CACHED, open_below};
+
+/// What became of a line.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// Answered into the worker's output.
+    Answered,
+    /// A disk thread of this worker answers.
+    Lend(Arc<Device>, Op),
+    /// The device's owner answers.
+    Move(WorkerId),
+    /// It waits until fsck's earlier digests on its device are done.
+    Queue(Arc<Device>, Op),
+    /// From now on this connection watches.
+    Watch,
+    /// The connection ends.
+    End,
+}
+
+/// Digests that fsck asked for, of one device: one at a time, in order of arrival.
+#[derive(Debug, Default)]
+pub(crate) struct FsckQueue {
+    running: Option<usize>,
+    waiting: VecDeque<usize>,
+}
+
+impl FsckQueue {
+    /// Asks for the turn. False: others are before; the connection is told when it is its turn.
+    pub(crate) fn enter(&mut self, key: usize) -> bool {
+        match self.running {
+            None => {
+                self.running = Some(key);
+                true
+            }
+            Some(_) => {
+                self.waiting.push_back(key);
+                false
+            }
+        }
+    }
+
+    /// A connection is done, or gone. Returns the one whose turn it is now.
+    pub(crate) fn leave(&mut self, key: usize) -> Option<usize> {
+        if self.running == Some(key) {
+            self.running = self.waiting.pop_front();
+            return self.running;
+        }
+        self.waiting.retain(|waiting| *waiting != key);
+        None
+    }
+
+    /// True when nobody runs or waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_none()
+    }
+}
+
+impl Worker {
+    /// Does what a line says.
+    pub(crate) fn obey_line(&mut self, key: usize, command: Command<'_>) -> Heard {
+        match command {
+            Command::Blank => self.say(""),
+            Command::Unknown(word) => {
+                self.out.extend_from_slice(b"ERROR: unknown command: ");
+                self.out.extend_from_slice(word);
+                self.say("")
+            }
+            Command::BadPath => self.say("ERROR: uri invalid (contains ..)"),
+            Command::Watch => Heard::Watch,
+            Command::Shutdown => {
+                self.tell_master(&Up::Shutdown);
+                Heard::End
+            }
+            Command::AioThreads(threads) => {
+                if let Some(threads) = threads {
+                    self.tell_master(&Up::AioThreads { threads });
+                }
+                self.say("")
+            }
+            Command::Size(path) => self.size(key, path),
+            Command::Digest { kind, path, fsck } => self.digest(key, path, kind, fsck),
+        }
+    }
+
+    fn say(&mut self, line: &str) -> Heard {
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+        Heard::Answered
+    }
+
+    fn tell_master(&self, message: &Up) {
+        if let Err(e) = self.control.send(message, None) {
+            log::error!("control channel: {e}");
+        }
+    }
+
+    fn size(&mut self, key: usize, path: DevPath) -> Heard {
+        self.slot.note_path(path.as_str().as_bytes());
+        if let Some(text) = self.usage_text(self.conns[key].site, &path) {
+            let (path, len) = (path.as_str(), text.len());
+            return self.say(&format!("{path} {len}"));
+        }
+        let device = self.device_of(key, &path);
+        match self.cached_size(&device, &path) {
+            Some(size) => {
+                size::answer(&mut self.out, &path, Ok(size));
+                Heard::Answered
+            }
+            None => self.ask_disk(&device, Op::Size(Size { path })),
+        }
+    }
+
+    /// The size, when no disk is needed to know it.
+    fn cached_size(&mut self, device: &Arc<Device>, path: &DevPath) -> Option<i64> {
+        let dir = self.dir_for_reading(device)?;
+        let mark = self.board.device(device.key).map(|slot| slot.removal_mark());
+        let file = open_below(dir.as_fd(), path.relative(), libc::O_PATH, 0, CACHED).ok()?;
+        let size = fstat(&file).ok().map(|facts| facts.st_size);
+        self.close_file(device, file, mark);
+        size
+    }
+
+    fn digest(&mut self, key: usize, path: DevPath, kind: Kind, fsck: bool) -> Heard {
+        self.slot.note_path(path.as_str().as_bytes());
+        if let Some(text) = self.usage_text(self.conns[key].site, &path) {
+            let digest = digest::of_bytes(kind, text.as_bytes());
+            return self.say(&format!("{} {}={digest}", path.as_str(), kind.name()));
+        }
+        let device = self.device_of(key, &path);
+        let heard = self.ask_disk(&device, Op::Digest(Box::new(Digest::new(path, kind, fsck))));
+        match heard {
+            Heard::Lend(device, op) if fsck => {
+                match self.fsck.entry(device.key).or_default().enter(key) {
+                    true => Heard::Lend(device, op),
+                    false => Heard::Queue(device, op),
+                }
+            }
+            heard => heard,
+        }
+    }
+
+    fn ask_disk(&mut self, device: &Arc<Device>, op: Op) -> Heard {
+        match self.place(device) {
+            Placed::Here => Heard::Lend(Arc::clone(device), op),
+            Placed::At(owner) => Heard::Move(owner),
+            Placed::Nowhere => self.say_stalled(device.key),
+        }
+    }
+
+    /// The device does not answer, or has too much to do.
+    pub(crate) fn say_stalled(&mut self, device: DeviceKey) -> Heard {
+        self.slot.errors.fetch_add(1, Relaxed);
+        self.say(&format!("ERR device {} stalled", device.devid))
+    }
+
+    /// A digest for fsck is done, or its connection has gone: the next one's turn.
+    pub(crate) fn leave_fsck(&mut self, key: usize) {
+        let mut turn = None;
+        self.fsck.retain(|device, queue| {
+            turn = turn.or(queue.leave(key).map(|next| (*device, next)));
+            !queue.is_empty()
+        });
+        if let Some((device, next)) = turn {
+            self.start_queued(device, next);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fsck_queue_gives_one_turn_at_a_time_in_order() {
+        let mut queue = FsckQueue::default();
+        assert!(queue.enter(1));
+        assert!(!queue.enter(2));
+        assert!(!queue.enter(3));
+        assert!(!queue.enter(4));
+        assert_eq!(queue.leave(3), None);
+        assert_eq!(queue.leave(1), Some(2));
+        assert_eq!(queue.leave(9), None);
+        assert_eq!(queue.leave(2), Some(4));
+        assert_eq!(queue.leave(4), None);
+        assert!(queue.is_empty());
+    }
+}

@@ -1,0 +1,53 @@
+//! `size`: PROTOCOL.md section 3.
+
+use std::io;
+
+use nix::sys::stat::fstat;
+
+use crate::disk::open;
+use crate::disk::path::DevPath;
+use crate::exchange::{Turn, Turned};
+
+/// A `size` that only the disk can answer.
+#[derive(Debug)]
+pub struct Size {
+    /// Of which file.
+    pub path: DevPath,
+}
+
+impl Size {
+    /// Its one turn in a disk thread.
+    pub fn run(self, turn: &Turn<'_>) -> Turned {
+        let found = turn.device.dir().and_then(|dir| {
+            turn.progress.touch();
+            let file = open::inside(turn.device, &dir, self.path.relative(), libc::O_PATH, 0)?;
+            Ok(fstat(&file)?.st_size)
+        });
+        let mut line = Vec::with_capacity(80);
+        answer(&mut line, &self.path, found);
+        Turned::Over(turn.answer(line, true))
+    }
+}
+
+/// Appends the answer. A failure other than a missing file is told from one: a tracker that is
+/// told -1 takes the copy for lost.
+pub fn answer(out: &mut Vec<u8>, path: &DevPath, found: io::Result<i64>) {
+    let path = path.as_str();
+    let line = match found {
+        Ok(size) => format!("{path} {size}\r\n"),
+        Err(e) if is_missing(&e) => format!("{path} -1\r\n"),
+        Err(e) => {
+            log::error!("size {path}: {e}");
+            format!("ERR stat {path} failed\r\n")
+        }
+    };
+    out.extend_from_slice(line.as_bytes());
+}
+
+/// No such file, or none that we may show.
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::EXDEV | libc::ELOOP)
+    )
+}

@@ -65,6 +65,7 @@ fn a_half_sent_body_is_finished() {
         refuses_connections(&node);
         client.ask("done").expect(201);
         client.closes();
+        drop(client);
         assert_eq!(node.wait_for_exit().code(), Some(0));
         assert_eq!(node.content("/dev2/a"), b"halfdone");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{DEADLINE, Node, Setup, until};
+use crate::harness::{Node, Setup, until};
 
 #[test]
 fn a_killed_worker_is_replaced_and_reported() {
@@ -126,8 +126,10 @@ fn workers_go_when_their_master_is_gone() {
 fn a_new_device_gets_a_worker_and_a_removed_one_loses_it() {
     let node = Setup::new().workers("device").start();
     let seen = node.events.so_far().len();
+    let begun = Instant::now();
     fs::create_dir(node.file("/dev7")).unwrap();
     let started = node.event_after(seen, "worker_started");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(started["devices"][0], "dev7", "{started}");
     until("dev7 to be served", || node.client().put("/dev7/a", "x").status == 201);
     let seen = node.events.so_far().len();
@@ -135,7 +137,6 @@ fn a_new_device_gets_a_worker_and_a_removed_one_loses_it() {
     assert_eq!(node.event_after(seen, "worker_exited")["pid"], started["pid"]);
     node.client().get("/dev7/a").expect(404);
     node.client().stays_open();
-    assert!(DEADLINE > Duration::from_secs(10), "devices are noticed within 10 s");
 }
 
 /// Processes that nobody else ends should they not go by themselves.

@@ -29,6 +29,9 @@ impl Worker {
                 slot.in_flight.store(pool.in_flight() as u32, Relaxed);
                 slot.oldest_ms.store(oldest.as_millis() as u64, Relaxed);
                 judge(*key, slot, oldest, self.settings.stall_timeout);
+                if let Some(dir) = self.devices.get(key).and_then(|device| device.dir_at_hand()) {
+                    slot.inline_reads.store(if dir.inline_reads { 1 } else { 2 }, Relaxed);
+                }
             }
         }
         let used: Vec<(DeviceKey, u32)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();

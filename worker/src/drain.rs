@@ -12,7 +12,7 @@ use crate::scoreboard::WorkerState;
 /// A drain under way.
 #[derive(Debug)]
 pub(crate) struct Drain {
-    began: u32,
+    began: u64,
     /// Nobody supervises us any more.
     orphan: bool,
 }
@@ -68,7 +68,7 @@ impl Worker {
     /// True when this worker may go: nothing in progress, and nothing can come any more.
     pub(crate) fn drained(&mut self) -> bool {
         let Some(drain) = &self.drain else { return false };
-        let limit = self.settings.drain_timeout.as_millis() as u32;
+        let limit = self.settings.drain_timeout.as_millis() as u64;
         if limit > 0 && self.now.saturating_sub(drain.began) >= limit {
             log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
             return self.say_farewell();

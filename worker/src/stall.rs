@@ -13,9 +13,9 @@ use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
 
 /// How often the devices are gone through for those whose usage is to be looked at.
-const LOOK_ROUND_MS: u32 = 500;
+const LOOK_ROUND_MS: u64 = 500;
 /// A directory that has been of no use for so long is let go.
-const UNUSED_MS: u32 = 1000;
+const UNUSED_MS: u64 = 1000;
 
 impl Worker {
     /// Looks after all devices that this worker has to do with.
@@ -34,7 +34,7 @@ impl Worker {
                 }
             }
         }
-        let used: Vec<(DeviceKey, u32)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
+        let used: Vec<(DeviceKey, u64)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
         for (key, at) in used {
             let busy = self.pools.get(&key).is_some_and(|pool| pool.in_flight() > 0);
             if !busy && self.now.saturating_sub(at) >= UNUSED_MS {

@@ -123,7 +123,9 @@ impl Put {
         }
         let before = self.received;
         let stopped = THREAD_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(BUFFER, 0);
+            if buffer.is_empty() {
+                *buffer = vec![0; BUFFER]; // Zeroed by the kernel, page by page as it is used.
+            }
             self.receive(turn, buffer)
         });
         turn.count_in(self.received - before);

@@ -64,7 +64,9 @@ impl Digest {
             }
         }
         let hashed = THREAD_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(BUFFER, 0);
+            if buffer.is_empty() {
+                *buffer = vec![0; BUFFER];
+            }
             self.hash(turn, buffer)
         });
         match hashed {

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod opaque;
 pub mod priority;
 pub mod shm;
 pub mod signal;

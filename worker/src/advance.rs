@@ -262,7 +262,11 @@ impl Worker {
             let (line, len) = match line::split(&input[bytes..]) {
                 Line::Whole(line, len) => (line, len),
                 Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
-                Line::TooLong => break Next::Close,
+                Line::TooLong => {
+                    // What was answered before goes out, as far as it does, and to nobody else.
+                    let _ = self.send_batch(key);
+                    break Next::Close;
+                }
             };
             let heard = self.obey_line(key, line::parse(line));
             if !matches!(heard, Heard::Move(_)) {

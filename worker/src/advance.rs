@@ -92,11 +92,7 @@ impl Worker {
             State::Sending(sending) => self.send_file(key, sending),
             State::Blocked(op, need) => self.resume(key, op, need),
             State::Lingering => self.linger(key),
-            State::Queued(..) if conn.ended => Next::Close,
-            State::Queued(device, op) => {
-                conn.state = State::Queued(device, op);
-                Next::Lent
-            }
+            State::Queued(device, op) => self.wait_for_turn(key, device, op),
             State::Watching => self.ignore_input(key),
             State::Lent => Next::Lent,
         }
@@ -352,20 +348,15 @@ impl Worker {
         }
     }
 
-    /// It is this connection's turn in fsck's queue.
-    pub(crate) fn start_queued(&mut self, device: DeviceKey, key: usize) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        match std::mem::replace(&mut conn.state, State::Lent) {
-            State::Queued(device, op) => {
-                if self.act(key, Next::Disk(device, op)) {
-                    self.again.push(key);
-                }
-            }
-            state => {
-                log::error!("{device}: a connection in fsck's queue does not wait there");
-                conn.state = state;
-            }
+    /// In fsck's queue: goes on when it is its turn, unless its client has gone.
+    fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
+        let conn = &mut self.conns[key];
+        let turn = self.fsck.get(&device.key).is_some_and(|queue| queue.is_turn_of(key));
+        if turn && !conn.ended {
+            return Next::Disk(device, op);
         }
+        conn.state = State::Queued(device, op);
+        if conn.ended { Next::Close } else { Next::Lent }
     }
 
     /// Earlier answers must go first: the request is read again when they are through.
@@ -721,9 +712,7 @@ impl Worker {
             }
             Outcome::Broken | Outcome::Finished => Next::Close,
         };
-        if !self.fsck.is_empty() && !self.conns.get(key).is_some_and(|c| c.is_lent()) {
-            self.leave_fsck(key);
-        }
+        self.leave_fsck(key);
         if self.act(key, next) {
             self.advance(key);
         }

@@ -375,11 +375,10 @@ impl Worker {
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.try_remove(key)?;
-        match conn.state {
-            State::Watching => self.stop_watching(key),
-            State::Queued(..) => self.leave_fsck(key),
-            _ => {}
+        if matches!(conn.state, State::Watching) {
+            self.stop_watching(key);
         }
+        self.leave_fsck(key);
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)
     }

@@ -79,6 +79,11 @@ impl FsckQueue {
         None
     }
 
+    /// True when the turn is this connection's.
+    pub(crate) fn is_turn_of(&self, key: usize) -> bool {
+        self.running == Some(key)
+    }
+
     /// True when nobody runs or waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_none()
@@ -183,16 +188,14 @@ impl Worker {
         self.say(&format!("ERR device {} stalled", device.devid))
     }
 
-    /// A digest for fsck is done, or its connection has gone: the next one's turn.
+    /// A digest for fsck is done, or its connection has gone: the next one's turn, which it takes
+    /// when the connection at hand has been seen to.
     pub(crate) fn leave_fsck(&mut self, key: usize) {
-        let mut turn = None;
-        self.fsck.retain(|device, queue| {
-            turn = turn.or(queue.leave(key).map(|next| (*device, next)));
+        let again = &mut self.again;
+        self.fsck.retain(|_, queue| {
+            again.extend(queue.leave(key));
             !queue.is_empty()
         });
-        if let Some((device, next)) = turn {
-            self.start_queued(device, next);
-        }
     }
 }
 

@@ -459,8 +459,10 @@ impl Worker {
                 self.finish_batch(key, Ending::Lingering)
             }
             Discarded::TooLong => {
-                if let Then::Serve(request) = &mut discard.then {
-                    request.keep_alive = false;
+                // What is left of the body must not be taken for a request.
+                match &mut discard.then {
+                    Then::Serve(request) => request.keep_alive = false,
+                    Then::Answer(_, keep) => *keep = false,
                 }
                 self.after_discard(key, discard.then)
             }

@@ -506,7 +506,7 @@ impl Worker {
                 let get = Get::resume(sending.transfer, request);
                 let conn = &mut self.conns[key];
                 conn.state = State::Blocked(Op::Get(Box::new(get)), Need::Write);
-                self.used.insert(device.key, self.now);
+                self.note_use(device.key);
                 Next::Write
             }
             Pumped::Enough => {
@@ -550,7 +550,7 @@ impl Worker {
             op,
         );
         self.timers.stop(key);
-        self.used.insert(device.key, self.now);
+        self.note_use(device.key);
         self.next_tick_soon();
         let max_queue = self.settings.max_queue;
         let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };

@@ -334,7 +334,7 @@ impl Worker {
             Parcel::WantDir { device, from } => self.share_dir(device, from),
             Parcel::Dir { device, fd, inline_reads, updates_atime } => {
                 self.device(device).adopt_dir(fd, inline_reads, updates_atime);
-                self.used.insert(device, self.now);
+                self.note_use(device);
             }
         }
     }
@@ -484,12 +484,20 @@ impl Worker {
         }
     }
 
-    /// The pool of a device's disk threads, made when it is first needed.
+    /// The pool of a device's disk threads, made when it is first needed. Devices that the master
+    /// has not listed share the docroot's: else each name that a peer makes up would cost a thread.
     pub(crate) fn pool(&mut self, device: &Device) -> &Pool<Work> {
         let limit = self.settings.aio_threads;
-        self.pools
-            .entry(device.key)
-            .or_insert_with(|| Pool::new(format!("disk {}", device.key), limit))
+        let known = self.pools.contains_key(&device.key) || self.is_listed(device.key);
+        let key = if known { device.key } else { DeviceKey { devid: 0, ..device.key } };
+        self.pools.entry(key).or_insert_with(|| Pool::new(format!("disk {key}"), limit))
+    }
+
+    /// The device's directory is of use now.
+    pub(crate) fn note_use(&mut self, device: DeviceKey) {
+        if self.is_listed(device) {
+            self.used.insert(device, self.now);
+        }
     }
 }
 

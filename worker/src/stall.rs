@@ -85,7 +85,7 @@ impl Worker {
     /// Sends a device's directory to a worker that asked. When it is not open, the request that
     /// made the other ask is on its way here and opens it; the other asks again.
     pub(crate) fn share_dir(&mut self, key: DeviceKey, to: WorkerId) {
-        if usize::from(key.site.0) >= self.sites.len() {
+        if usize::from(key.site.0) >= self.sites.len() || !self.is_listed(key) {
             return;
         }
         let device = self.device(key);

@@ -175,7 +175,7 @@ impl Worker {
     }
 
     fn ask_disk(&mut self, device: &Arc<Device>, op: Op) -> Heard {
-        match self.place(device) {
+        match self.place(device.key) {
             Placed::Here => Heard::Lend(Arc::clone(device), op),
             Placed::At(owner) => Heard::Move(owner),
             Placed::Nowhere => self.say_stalled(device.key),

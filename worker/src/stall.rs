@@ -53,6 +53,10 @@ impl Worker {
         }
         self.looked = self.now.max(1);
         for (key, slot) in self.board.devices() {
+            if slot.owner() == self.id && !self.pools.contains_key(&key) {
+                // The mark of an earlier owner; nothing of ours hangs.
+                judge(key, slot, Duration::ZERO, self.settings.stall_timeout);
+            }
             let known = self.sites.get(usize::from(key.site.0)).is_some_and(|site| site.usage);
             if slot.owner() != self.id || !known || self.drain.is_some() {
                 continue;

@@ -102,7 +102,9 @@ impl Worker {
             let op = Op::Delete(Delete { path, keep: request.keep_alive });
             return self.on_disk(&device, op, keep);
         }
-        if let Some(served) = self.serve_cached(&device, &path, request, keep) {
+        if !self.has_usage(self.conns[key].site, &path)
+            && let Some(served) = self.serve_cached(&device, &path, request, keep)
+        {
             return served;
         }
         let get = Get::new(path, *request, request.keep_alive);
@@ -289,7 +291,7 @@ impl Worker {
 
     /// The usage file's content, if the path names one and its device can be trusted to answer.
     fn usage_at_hand(&self, site: SiteId, path: &DevPath) -> Option<(Usage, String)> {
-        if !path.is_usage() || !self.sites[usize::from(site.0)].usage {
+        if !self.has_usage(site, path) {
             return None;
         }
         let key = Device::key_of(site, path);
@@ -298,6 +300,12 @@ impl Worker {
         let disk = self.sites[usize::from(site.0)].docroot.join(key.to_string());
         let text = usage.text(&disk);
         Some((usage, text))
+    }
+
+    /// Whether a path names a usage file that is answered from memory or, with its device stalled,
+    /// not at all: never from the page cache.
+    pub(crate) fn has_usage(&self, site: SiteId, path: &DevPath) -> bool {
+        path.is_usage() && self.sites[usize::from(site.0)].usage
     }
 
     /// The usage file's content, as the sidechannel sees it.

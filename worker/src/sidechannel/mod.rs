@@ -136,7 +136,11 @@ impl Worker {
             return self.say(&format!("{path} {len}"));
         }
         let device = self.device_of(key, &path);
-        match self.cached_size(&device, &path) {
+        let cached = match self.has_usage(self.conns[key].site, &path) {
+            true => None,
+            false => self.cached_size(&device, &path),
+        };
+        match cached {
             Some(size) => {
                 size::answer(&mut self.out, &path, Ok(size));
                 Heard::Answered

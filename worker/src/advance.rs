@@ -624,8 +624,13 @@ impl Worker {
             self.close(key);
             return false;
         }
-        if why.kind() == io::ErrorKind::WouldBlock {
-            log::debug!("the inbox of worker {owner} is full");
+        let gone = matches!(
+            why.raw_os_error(),
+            Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN)
+        );
+        if !gone {
+            // Full, or short of memory, or too many descriptors under way: it is there still.
+            log::debug!("the inbox of worker {owner} takes nothing: {why}");
             return self.answer_unmoved(key);
         }
         log::debug!("worker {owner} has gone: {why}");

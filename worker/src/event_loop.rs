@@ -328,10 +328,14 @@ impl Worker {
         match parcel {
             Parcel::Connection { socket, service, site, input } => {
                 self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                if usize::from(site.0) >= self.sites.len() {
+                    return log::error!("inbox: a connection to docroot {}, unknown here", site.0);
+                }
                 let peer = socket::peer_address(socket.as_fd());
                 self.adopt(socket, peer, service, site, input);
             }
             Parcel::WantDir { device, from } => self.share_dir(device, from),
+            Parcel::Dir { device, .. } if usize::from(device.site.0) >= self.sites.len() => {}
             Parcel::Dir { device, fd, inline_reads, updates_atime } => {
                 self.device(device).adopt_dir(fd, inline_reads, updates_atime);
                 self.note_use(device);

@@ -521,6 +521,7 @@ impl Worker {
             }
             broken => {
                 log_broken(&sending.transfer.path, &broken);
+                conn.state = State::Sending(sending);
                 Next::Close
             }
         }
@@ -540,6 +541,12 @@ impl Worker {
         let conn = &mut self.conns[key];
         conn.state = State::Lent;
         conn.writable = false;
+        self.timers.stop(key);
+        self.note_use(device.key);
+        self.next_tick_soon();
+        let conn = &self.conns[key];
+        // What has begun is never refused: it would be a broken transfer.
+        let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let work = Work::for_connection(
             key,
             Arc::clone(&conn.socket),
@@ -549,10 +556,6 @@ impl Worker {
             Arc::clone(&self.context),
             op,
         );
-        self.timers.stop(key);
-        self.note_use(device.key);
-        self.next_tick_soon();
-        let max_queue = self.settings.max_queue;
         let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };
         let next = self.refuse_op(key, device.key, work.into_op());
         self.act(key, next)
@@ -755,21 +758,32 @@ impl Worker {
     /// A deadline has passed.
     pub(crate) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if let State::Blocked(op, _) = std::mem::replace(&mut conn.state, State::idle()) {
-            let path = match &op {
-                Op::Put(put) => {
-                    put.log_vanished(conn.fd(), conn.peer, "Connection timed out");
-                    *put.path()
-                }
-                Op::Get(get) => *get.path(),
-                _ => return self.close(key),
-            };
-            // An unfinished file is let go where waiting for the disk does no harm.
-            let device = self.device_of(key, &path);
-            self.in_background(&device, Op::Release(Released::Op(Box::new(op))));
+        let Some(conn) = self.conns.get(key) else { return };
+        if let State::Blocked(Op::Put(put), _) = &conn.state {
+            put.log_vanished(conn.fd(), conn.peer, "Connection timed out");
         }
         self.close(key);
+    }
+
+    /// What a connection leaves behind is let go where waiting for the disk does no harm.
+    pub(crate) fn let_go(&mut self, site: SiteId, state: State) {
+        match state {
+            State::Sending(sending) => {
+                let Sending { transfer, mark, .. } = *sending;
+                let device = self.device(Device::key_of(site, &transfer.path));
+                self.close_file(&device, transfer.file, mark);
+            }
+            State::Blocked(op, _) => {
+                let path = match &op {
+                    Op::Put(put) => *put.path(),
+                    Op::Get(get) => *get.path(),
+                    _ => return,
+                };
+                let device = self.device(Device::key_of(site, &path));
+                self.in_background(&device, Op::Release(Released::Op(Box::new(op))));
+            }
+            _ => {}
+        }
     }
 }
 

@@ -369,7 +369,9 @@ impl Worker {
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(crate) fn close(&mut self, key: usize) {
         if let Some(conn) = self.forget(key) {
-            drop(conn);
+            let Conn { socket, site, state, .. } = conn;
+            drop(socket);
+            self.let_go(site, state);
             self.resume_listeners();
         }
     }

@@ -131,11 +131,17 @@ impl Drop for Incoming {
     }
 }
 
-/// Copies all of `from` into `to` at `offset`.
-pub fn copy_into(from: &File, to: &File, offset: u64) -> io::Result<()> {
+/// Copies all of `from` into `to` at `offset`; `before_each` is called before each piece.
+pub fn copy_into(
+    from: &File,
+    to: &File,
+    offset: u64,
+    mut before_each: impl FnMut(),
+) -> io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     let mut done = 0;
     loop {
+        before_each();
         let n = from.read_at(&mut buffer, done)?;
         if n == 0 {
             return Ok(());

@@ -154,7 +154,8 @@ impl Worker {
                     conn.input = scratch[used.bytes..n].to_vec();
                 }
                 match used.next {
-                    Next::Read if self.conns[key].readable => Next::Again,
+                    // A client that always has more to ask must not keep the others waiting.
+                    Next::Read if self.conns[key].readable => Next::Later,
                     next => next,
                 }
             }
@@ -214,7 +215,7 @@ impl Worker {
                 Served::Answered(true) if self.out.len() < BATCH => bytes += len,
                 Served::Answered(true) => {
                     bytes += len;
-                    break self.after_batch(key, Next::Again, State::idle());
+                    break self.after_batch(key, Next::Later, State::idle());
                 }
                 Served::Answered(false) => {
                     let clean = behind.is_empty() && request.body == Body::None;
@@ -283,7 +284,7 @@ impl Worker {
             }
             bytes += if matches!(heard, Heard::Move(_)) { 0 } else { len };
             break match heard {
-                Heard::Answered => self.postpone(key, Next::Again),
+                Heard::Answered => self.postpone(key, Next::Later),
                 Heard::Lend(device, op) => Next::Disk(device, op),
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
@@ -341,6 +342,7 @@ impl Worker {
     fn ignore_input(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
         conn.state = State::Watching;
+        conn.input = Vec::new();
         match conn.read(&mut self.scratch) {
             Read::Some(_) => Next::Later,
             Read::Nothing => Next::Lent,
@@ -413,6 +415,7 @@ impl Worker {
         conn.input = Vec::new();
         conn.state = State::Lingering;
         conn.readable = true;
+        self.timers.start(key, Wait::Linger, self.now);
         Next::Again
     }
 

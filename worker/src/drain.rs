@@ -52,7 +52,7 @@ impl Worker {
             }
             self.conns[key].readable = true;
             self.advance(key);
-            if self.is_idle(key) {
+            if self.is_idle(key) && !self.conns[key].readable {
                 self.close(key);
             }
         }

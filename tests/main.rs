@@ -35,6 +35,8 @@ mod inherit;
 mod nginx;
 /// `--quickstart`.
 mod quickstart;
+/// One test for each bug that was found later.
+mod regression;
 /// Workers that die or are told to go.
 mod respawn;
 /// 2.7: time and pressure.

@@ -163,9 +163,11 @@ impl Worker {
     fn least_loaded(&self) -> Option<(u32, WorkerId)> {
         self.peers
             .keys()
-            .filter(|id| self.board.worker(**id).state() == WorkerState::Running)
-            .map(|id| {
-                let slot = self.board.worker(*id);
+            .map(|id| (id, self.board.worker(*id)))
+            // One of another generation may not know the docroot of this listener.
+            .filter(|(_, slot)| slot.generation.load(Relaxed) == self.slot.generation.load(Relaxed))
+            .filter(|(_, slot)| slot.state() == WorkerState::Running)
+            .map(|(id, slot)| {
                 let coming = slot.inbox_pending.load(Relaxed).max(0) as u32;
                 (slot.connections.load(Relaxed) + coming, *id)
             })

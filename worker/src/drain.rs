@@ -8,6 +8,13 @@ use crate::control::Up;
 use crate::event_loop::Worker;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
+use crate::sys::title;
+
+/// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
+/// would find it closed. That request is answered with `Connection: close`.
+const RECENT_MS: u32 = 500;
+/// Requests in progress get so long where nobody supervises us any more.
+const ORPHAN_MS: u32 = 5000;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -26,6 +33,7 @@ impl Worker {
         self.drain = Some(Drain { began: self.now, orphan: false });
         self.context.draining.store(true, Relaxed);
         self.slot.set_state(WorkerState::Draining);
+        title::add(" shutting down");
         self.close_listeners();
         self.close_idle();
     }
@@ -38,8 +46,10 @@ impl Worker {
         log::error!("the master is gone: worker {} drains", self.id);
         self.begin_drain();
         if let Some(drain) = &mut self.drain {
+            drain.began = self.now;
             drain.orphan = true;
         }
+        self.close_idle();
     }
 
     /// Closes connections with nothing in progress. What has arrived and not been read yet is in
@@ -52,7 +62,7 @@ impl Worker {
             }
             self.conns[key].readable = true;
             self.advance(key);
-            if self.is_idle(key) {
+            if self.is_idle(key) && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
@@ -65,10 +75,24 @@ impl Worker {
         })
     }
 
+    /// A watcher sends nothing that could be lost, and whoever waits for an orphan to go waits
+    /// for its ports.
+    fn was_used_recently(&self, key: usize) -> bool {
+        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
+        let since = self.timers.since(key);
+        !orphan
+            && !matches!(self.conns[key].state, State::Watching)
+            && since.is_some_and(|since| self.now.saturating_sub(since) < RECENT_MS)
+    }
+
     /// True when this worker may go: nothing in progress, and nothing can come any more.
     pub(crate) fn drained(&mut self) -> bool {
         let Some(drain) = &self.drain else { return false };
-        let limit = self.settings.drain_timeout.as_millis() as u32;
+        let limit = match self.settings.drain_timeout.as_millis() as u32 {
+            0 if drain.orphan => ORPHAN_MS,
+            limit if drain.orphan => limit.min(ORPHAN_MS),
+            limit => limit,
+        };
         if limit > 0 && self.now.saturating_sub(drain.began) >= limit {
             log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
             return self.say_farewell();

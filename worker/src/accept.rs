@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
@@ -19,6 +20,8 @@ use crate::timer::Wait;
 const IDLE_ENOUGH_MS: u64 = 5000;
 /// Connections closed at once when room is needed.
 const MAKE_ROOM: usize = 16;
+/// A worker that has shown no life for so long gets no connections.
+const STUCK: Duration = Duration::from_secs(3);
 /// How often the log is told that there is no room.
 const COMPLAIN_MS: u64 = 60_000;
 /// A worker passes on what it accepts when it has so many more than the least loaded one ...
@@ -164,9 +167,11 @@ impl Worker {
     fn least_loaded(&self) -> Option<(u32, WorkerId)> {
         self.peers
             .keys()
-            .filter(|id| self.board.worker(**id).state() == WorkerState::Running)
-            .map(|id| {
-                let slot = self.board.worker(*id);
+            .map(|id| (id, self.board.worker(*id)))
+            // One of another generation may not know the docroot of this listener.
+            .filter(|(_, slot)| slot.generation.load(Relaxed) == self.slot.generation.load(Relaxed))
+            .filter(|(_, slot)| slot.state() == WorkerState::Running && !self.is_stuck(slot, STUCK))
+            .map(|(id, slot)| {
                 let coming = slot.inbox_pending.load(Relaxed).max(0) as u32;
                 (slot.connections.load(Relaxed) + coming, *id)
             })

@@ -21,7 +21,9 @@ use crate::sys::file::{BENEATH, open_below};
 
 /// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
 pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
-    let found = DeviceDir::open(device.path()).and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
+    let found = DeviceDir::open(device.path())
+        .and_then(|dir| device.insist_on_mount(dir))
+        .and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
     let (facts, dir) = match found {
         Ok(found) => found,
         Err(e) => {

@@ -383,10 +383,12 @@ impl Worker {
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.try_remove(key)?;
-        match conn.state {
-            State::Watching => self.stop_watching(key),
-            State::Queued(..) => self.leave_fsck(key),
-            _ => {}
+        if matches!(conn.state, State::Watching) {
+            self.stop_watching(key);
+        }
+        // Its state may have been taken out already: the queue itself knows who is in it.
+        if !self.fsck.is_empty() {
+            self.leave_fsck(key);
         }
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)

@@ -35,6 +35,8 @@ mod inherit;
 mod nginx;
 /// `--quickstart`.
 mod quickstart;
+/// A real directory tree.
+mod real_tree;
 /// Workers that die or are told to go.
 mod respawn;
 /// 2.7: time and pressure.

@@ -28,7 +28,7 @@ fn a_connection_alternates_ten_thousand_times_between_owners() {
     client.stays_open();
     drop(client);
     // Directories of devices are closed a second after their last use.
-    until("all descriptors to be closed", || descriptors_at_rest(&node) == at_rest);
+    until("all descriptors to be closed", || descriptors_at_rest(&node) <= at_rest);
     assert!(node.all_events("worker_exited").is_empty());
 }
 

@@ -107,12 +107,13 @@ impl Device {
         due
     }
 
-    /// The disk under the device. Disk threads.
-    pub fn disk(&self, dir: &DeviceDir) -> Disk {
+    /// The disk under the device; `afresh`: looked up even if nothing seems to have changed, for
+    /// the number of a filesystem that has gone may be given to the next one. Disk threads.
+    pub fn disk(&self, dir: &DeviceDir, afresh: bool) -> Disk {
         let st_dev = fstat(dir).map_or(0, |facts| facts.st_dev);
         let known = self.looked().disk.clone();
         match known {
-            Some((number, disk)) if number == st_dev => disk,
+            Some((number, disk)) if number == st_dev && !afresh => disk,
             _ => {
                 let disk = busy::disk_of(st_dev);
                 self.looked().disk = Some((st_dev, disk.clone()));

@@ -31,7 +31,7 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
         }
     };
-    let disk = device.disk(&dir);
+    let disk = device.disk(&dir, write);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);

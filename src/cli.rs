@@ -96,6 +96,18 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     aio_threads: Option<String>,
 
+    /// Whom workers run as; needs a master run by root, which binds and opens and stays root
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// The main group of that user's workers [default: the user's own]
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+
+    /// How long a successor (SIGUSR2) may take to be ready before it is given up [default: 60]
+    #[arg(long, value_name = "TIME")]
+    upgrade_timeout: Option<String>,
+
     /// Open descriptor that gets a JSON line for each event
     #[arg(long, value_name = "FD")]
     status_fd: Option<String>,
@@ -167,6 +179,9 @@ impl Cli {
             (Key::DrainTimeout, self.drain_timeout),
             (Key::MaxQueue, self.max_queue),
             (Key::AioThreads, self.aio_threads),
+            (Key::User, self.user),
+            (Key::Group, self.group),
+            (Key::UpgradeTimeout, self.upgrade_timeout),
             (Key::StatusFd, self.status_fd),
             (Key::StatusSocket, self.status_socket),
         ];
@@ -244,6 +259,9 @@ mod tests {
             "status_socket",
             "max_queue",
             "aio_threads",
+            "user",
+            "group",
+            "upgrade_timeout",
         ] {
             let meant = (Key::named(key).unwrap(), "7".to_owned());
             assert_eq!(pairs(&format!("--{}=7", key.replace('_', "-"))), [meant]);

@@ -13,7 +13,6 @@ mod logging;
 mod quickstart;
 
 use std::env;
-use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,17 +20,19 @@ use std::process::ExitCode;
 use clap::Parser;
 use cli::{Cli, Task};
 use rmogstored_master::config::{self, Config, Options, Problem};
-use rmogstored_master::pidfile::Pidfile;
-use rmogstored_master::{Hooks, Listening, MasterError, OnReady, limits};
+use rmogstored_master::invocation::Invocation;
+use rmogstored_master::{Hooks, Listening, MasterError, OnReady, successor};
 
 /// Exit status for everything but wrong usage, which is 2.
 const FAILED: u8 = 1;
 
 fn main() -> ExitCode {
+    let invocation = Invocation::capture();
+    successor::begin();
     match Cli::parse().task() {
         Task::CheckConfig(options) => check_config(&options),
-        Task::Serve(options) => serve(&options, None),
-        Task::Quickstart(folder, options) => try_out(folder, options),
+        Task::Serve(options) => serve(options, None, invocation),
+        Task::Quickstart(folder, options) => try_out(folder, options, invocation),
     }
 }
 
@@ -43,16 +44,16 @@ fn check_config(options: &Options) -> ExitCode {
     }
 }
 
-fn try_out(folder: Option<PathBuf>, mut options: Options) -> ExitCode {
+fn try_out(folder: Option<PathBuf>, mut options: Options, invocation: Invocation) -> ExitCode {
     if let Err(e) = quickstart::prepare(folder, &mut options) {
         show(&Problem::error(format!("quickstart: {e}"), None));
         return FAILED.into();
     }
-    serve(&options, Some(Box::new(quickstart::announce)))
+    serve(options, Some(Box::new(quickstart::announce)), invocation)
 }
 
-fn serve(options: &Options, announce: Option<OnReady>) -> ExitCode {
-    let Some(config) = load(options) else { return FAILED.into() };
+fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) -> ExitCode {
+    let Some(config) = load(&options) else { return FAILED.into() };
     if wants_daemon(&config)
         && let Err(e) = daemonize::detach()
     {
@@ -65,23 +66,42 @@ fn serve(options: &Options, announce: Option<OnReady>) -> ExitCode {
         announce.into_iter().for_each(|announce| announce(listening));
         daemonize::dismiss();
     };
-    run(config, Box::new(on_ready)).unwrap_or_else(|e| {
+    let hooks = Hooks {
+        worker: rmogstored_worker::run,
+        in_worker,
+        on_ready: Some(Box::new(on_ready)),
+        reload: Box::new(move || reload(&options)),
+        reopen_logs: logging::reopen,
+        invocation,
+    };
+    // Workers are forked inside and never return here.
+    let status = rmogstored_master::run(config, hooks).unwrap_or_else(|e| {
+        successor::explain(&e.to_string());
         log::error!("{e}");
-        if let (Some(hint), Some(MasterError::Bind { .. })) = (hint, e.downcast_ref()) {
+        if let (Some(hint), MasterError::Bind { .. }) = (hint, &e) {
             log::error!("{hint}");
         }
         FAILED.into()
-    })
+    });
+    u8::try_from(status).unwrap_or(FAILED).into()
 }
 
-/// The node's whole life. Workers are forked inside and never return here.
-fn run(config: Config, on_ready: OnReady) -> Result<ExitCode, Box<dyn Error>> {
-    limits::raise_nofile(&config);
-    let pidfile = config.pidfile.as_deref().map(Pidfile::create).transpose()?;
-    let hooks = Hooks { worker: rmogstored_worker::run, in_worker, on_ready: Some(on_ready) };
-    let ended = rmogstored_master::run(config, hooks);
-    pidfile.iter().for_each(Pidfile::remove);
-    Ok(u8::try_from(ended?).unwrap_or(FAILED).into())
+/// The configuration as it is now. Its problems go to the log: nobody has typed a command.
+fn reload(options: &Options) -> Result<Config, String> {
+    let tell = |problems: &[Problem]| {
+        problems.iter().for_each(|problem| log::warn!("{problem}"));
+    };
+    match config::load(options) {
+        Ok(loaded) => {
+            tell(&loaded.warnings);
+            Ok(loaded.config)
+        }
+        Err(problems) => {
+            tell(&problems);
+            let errors = problems.iter().filter(|problem| problem.is_error());
+            Err(errors.map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        }
+    }
 }
 
 /// A worker's first steps in the command's own modules.
@@ -99,6 +119,8 @@ fn load(options: &Options) -> Option<Config> {
         }
         Err(problems) => {
             problems.iter().for_each(show);
+            let errors = problems.iter().filter(|problem| problem.is_error());
+            successor::explain(&errors.map(ToString::to_string).collect::<Vec<_>>().join("; "));
             None
         }
     }

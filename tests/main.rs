@@ -6,7 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod harness;
+mod load;
 
+/// Garbage by the thousand.
+mod bad_input;
+/// Connections spread over workers.
+mod balance;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
 /// 6: options, files, refusals, the pid file.
@@ -17,6 +22,8 @@ mod config_samples;
 mod curl;
 /// 7: graceful quit.
 mod drain;
+/// A connection between owners.
+mod handover;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.5: DELETE and MKCOL.
@@ -31,10 +38,16 @@ mod http_head;
 mod http_put;
 /// 8: listening sockets from outside.
 mod inherit;
+/// Workers that die under load.
+mod kill_storm;
+/// What workers and connections cost.
+mod memory;
 /// nginx in front of the node.
 mod nginx;
 /// `--quickstart`.
 mod quickstart;
+/// A real directory tree.
+mod real_tree;
 /// One test for each bug that was found later.
 mod regression;
 /// Workers that die or are told to go.

@@ -5,22 +5,30 @@
 //! |---|---|
 //! | [`config`] | the one configuration, its grammar, its checks |
 //! | [`inherit`] | listening sockets that an earlier process or systemd left open |
+//! | [`invocation`] | how this process was started, to start its successor |
 //! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
 //! | [`notify`] | telling systemd |
 //! | [`pidfile`] | the pid file and its rules |
+//! | [`privileges`] | whom the workers run as |
 //! | [`report`] | the status pipe's lines and the status socket's document |
+//! | [`successor`] | this process as the successor in an upgrade |
 //! | [`supervise`] | the loop, its rules, its table of workers |
+//! | `title` | what `ps` shows |
 
 pub mod config;
 pub mod inherit;
+pub mod invocation;
 pub mod limits;
 pub mod listeners;
 pub mod notify;
 pub mod pidfile;
+pub mod privileges;
 pub mod report;
+pub mod successor;
 pub mod supervise;
 mod sys;
+mod title;
 
 use std::fmt;
 use std::io;
@@ -30,9 +38,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use config::Config;
+use invocation::Invocation;
+use pidfile::{Pidfile, PidfileError};
+use privileges::Identity;
 use rmogstored_worker::spec::{Service, SiteId, WorkerId, WorkerSpec};
+use rmogstored_worker::sys::title as process_title;
+use supervise::plan::Plan;
 use supervise::policy::Exit;
-use supervise::{Outcome, Supervisor};
+use supervise::{Kit, Outcome, Supervisor};
 
 pub use sys::fork;
 
@@ -44,7 +57,16 @@ pub struct Hooks {
     pub in_worker: fn(),
     /// Called in the master once every worker accepts connections.
     pub on_ready: Option<OnReady>,
+    /// Reads the configuration again, for SIGHUP.
+    pub reload: Reload,
+    /// Opens log files again, for SIGUSR1.
+    pub reopen_logs: fn(),
+    /// How the process was started, for SIGUSR2.
+    pub invocation: Invocation,
 }
+
+/// The configuration as it is now, or the operator's sentences why it is refused.
+pub type Reload = Box<dyn FnMut() -> Result<Config, String>>;
 
 /// Gets the listeners with their real ports.
 pub type OnReady = Box<dyn FnOnce(&[Listening])>;
@@ -74,6 +96,8 @@ pub enum MasterError {
         /// The errno.
         source: io::Error,
     },
+    /// The pid file cannot be had.
+    Pidfile(PidfileError),
     /// The status pipe's number is no open descriptor.
     StatusFd(RawFd),
     /// The status socket cannot be made.
@@ -90,6 +114,8 @@ pub enum MasterError {
         /// How it ended.
         exit: Exit,
     },
+    /// Reloads have named more docroots than can be told apart.
+    TooManySites,
     /// A system call that the master cannot do without.
     System {
         /// What was tried.
@@ -104,20 +130,39 @@ pub enum MasterError {
 /// In a forked worker this does not return: the process ends with the worker's exit status.
 /// What the caller holds is then not dropped.
 pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
+    let Hooks { worker, in_worker, on_ready, reload, reopen_logs, invocation } = hooks;
+    let origin = successor::origin(config.pidfile.as_deref());
+    if let Some(path) = &config.pidfile {
+        Pidfile::check(path).map_err(MasterError::Pidfile)?;
+    }
     let inherited = inherit::take().map_err(MasterError::Inherit)?;
-    let listeners = listeners::open(&config.sites, inherited)?;
-    let supervisor = Supervisor::new(config, listeners, hooks.on_ready)?;
-    match supervisor.run()? {
+    let plan = Plan::first(&config, inherited)?;
+    limits::raise_nofile(&config);
+    process_title::prepare();
+    let upgrade_timeout = config.upgrade_timeout;
+    let kit = Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout };
+    match Supervisor::new(config, plan, origin, kit)?.run()? {
         Outcome::Finished(status) => Ok(status),
-        Outcome::Worker(spec) => work(*spec, hooks.in_worker, hooks.worker),
+        Outcome::Worker(spec, identity) => work(*spec, identity, in_worker, worker),
     }
 }
 
 /// The rest of a worker's life. A panic must not unwind into the caller, whose stack belongs to
 /// the master: files it removes on the way out are still needed.
-fn work(spec: WorkerSpec, prepare: fn(), worker: fn(WorkerSpec) -> i32) -> ! {
+fn work(
+    spec: WorkerSpec,
+    identity: Option<Identity>,
+    prepare: fn(),
+    worker: fn(WorkerSpec) -> i32,
+) -> ! {
     const PANICKED: i32 = 101;
     let life = AssertUnwindSafe(move || {
+        successor::in_worker();
+        // Before any thread: each would have to give up its own.
+        if let Err(e) = identity.map_or(Ok(()), |identity| identity.assume()) {
+            log::error!("worker {}: cannot give up privileges: {e}", spec.id);
+            return 1;
+        }
         prepare();
         worker(spec)
     });
@@ -139,12 +184,16 @@ impl fmt::Display for MasterError {
             MasterError::Bind { address, source } => {
                 write!(f, "cannot listen on {address}: {source}")
             }
+            MasterError::Pidfile(e) => e.fmt(f),
             MasterError::StatusFd(fd) => write!(f, "status_fd = {fd} is not an open descriptor"),
             MasterError::StatusSocket { path, source } => {
                 write!(f, "cannot make the status socket {}: {source}", path.display())
             }
             MasterError::Start { worker, exit } => {
                 write!(f, "worker {worker} {exit} before it was ready")
+            }
+            MasterError::TooManySites => {
+                f.write_str("more than 256 docroots since the start: a restart is needed")
             }
             MasterError::System { what, source } => write!(f, "{what}: {source}"),
         }

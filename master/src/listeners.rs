@@ -4,17 +4,28 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen,
     setsockopt, socket, sockopt,
 };
-use rmogstored_worker::spec::{Listener, SiteId};
+use nix::sys::time::TimeVal;
+use rmogstored_worker::spec::{Listener, Service, SiteId};
 
 use crate::config::{ListenerConfig, SiteConfig};
 use crate::inherit::{Inherited, internet_address};
 use crate::{Listening, MasterError};
+
+/// A C daemon that shares a listener takes its O_NONBLOCK away: accept(2) then waits this long,
+/// socket(7), when another process was faster.
+const ACCEPT_TIMEOUT: TimeVal = TimeVal::new(0, 5000);
+/// A start waits so long for an address: the workers of a master that was killed let go of
+/// theirs a moment later.
+const PATIENCE: Duration = Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// A listener and what is told about it.
 #[derive(Debug)]
@@ -23,40 +34,93 @@ pub struct Bound {
     pub listener: Listener,
     /// What reports show.
     pub listening: Listening,
+    /// The address as configured; its port may be 0.
+    pub wanted: SocketAddr,
+}
+
+/// An open socket that may be used for a listener.
+#[derive(Debug)]
+struct Spare {
+    fd: OwnedFd,
+    address: Option<SocketAddr>,
+    /// For a listener of another service only where the port says which socket is meant.
+    service: Option<Service>,
 }
 
 /// Opens all listeners of all sites. Inherited sockets that nobody asked for are closed.
 pub fn open(
-    sites: &[SiteConfig],
-    mut inherited: Vec<Inherited>,
+    sites: &[(SiteId, SiteConfig)],
+    inherited: Vec<Inherited>,
 ) -> Result<Vec<Bound>, MasterError> {
-    let mut all = Vec::new();
-    for (id, site) in (0..).map(SiteId).zip(sites) {
-        for config in &site.listeners {
-            let found = inherited.iter().position(|i| i.address == Some(config.address));
-            let found = found.map(|index| inherited.swap_remove(index).fd);
-            all.push(open_one(id, site, *config, found)?);
-        }
-    }
-    for stranger in inherited {
-        log::info!(
-            "closing inherited descriptor {}: not in the configuration",
-            stranger.fd.as_raw_fd()
-        );
+    let spare = |Inherited { fd, address }| Spare { fd, address, service: None };
+    let mut spares = inherited.into_iter().map(spare).collect();
+    let all = open_all(sites, &mut spares, Instant::now() + PATIENCE)?;
+    for Spare { fd, .. } in spares {
+        log::info!("closing inherited descriptor {}: not in the configuration", fd.as_raw_fd());
     }
     Ok(all)
+}
+
+/// Opens the listeners of a new configuration: what the old one has is duplicated.
+pub fn reopen(sites: &[(SiteId, SiteConfig)], old: &[Bound]) -> Result<Vec<Bound>, MasterError> {
+    let spare = |bound: &Bound| {
+        let fd = bound.listener.fd.try_clone()?;
+        let (address, service) = (Some(bound.wanted), Some(bound.listener.service));
+        Ok(Spare { fd, address, service })
+    };
+    let mut spares: Vec<Spare> =
+        old.iter().map(spare).collect::<Result<_, _>>().map_err(MasterError::system("dup"))?;
+    open_all(sites, &mut spares, Instant::now())
+}
+
+/// Sets O_NONBLOCK again, once whoever took it away has gone.
+pub fn restore_nonblocking(listeners: &[Bound]) {
+    for Bound { listener, listening, .. } in listeners {
+        if let Err(e) = set_nonblocking(&listener.fd) {
+            log::warn!("{}: O_NONBLOCK: {e}", listening.address);
+        }
+    }
+}
+
+fn open_all(
+    sites: &[(SiteId, SiteConfig)],
+    spares: &mut Vec<Spare>,
+    patience: Instant,
+) -> Result<Vec<Bound>, MasterError> {
+    let mut all = Vec::new();
+    for (id, site) in sites {
+        for config in &site.listeners {
+            let found = spare_for(*config, spares);
+            all.push(open_one(*id, site, *config, found, patience)?);
+        }
+    }
+    Ok(all)
+}
+
+fn spare_for(
+    ListenerConfig { service, address }: ListenerConfig,
+    spares: &mut Vec<Spare>,
+) -> Option<OwnedFd> {
+    let matching = |s: &Spare| s.address == Some(address);
+    let same = spares.iter().position(|s| matching(s) && s.service.is_none_or(|s| s == service));
+    let found = same.or_else(|| {
+        let named = address.port() != 0;
+        spares.iter().position(|s| named && matching(s))
+    });
+    found.map(|index| spares.swap_remove(index).fd)
 }
 
 fn open_one(
     site: SiteId,
     config: &SiteConfig,
     ListenerConfig { service, address }: ListenerConfig,
-    inherited: Option<OwnedFd>,
+    spare: Option<OwnedFd>,
+    patience: Instant,
 ) -> Result<Bound, MasterError> {
     let failed = |source| MasterError::Bind { address, source };
-    let fd = match inherited {
+    let fd = match spare {
         Some(fd) => fd,
-        None => bound(address).map_err(failed)?,
+        None => bound_in_time(address, patience).map_err(failed)?,
     };
     prepare(&fd).map_err(failed)?;
     let listening = Listening {
@@ -65,7 +129,18 @@ fn open_one(
         address: real_address(&fd).map_err(failed)?.unwrap_or(address),
         docroot: config.docroot.clone(),
     };
-    Ok(Bound { listener: Listener { fd, service, site }, listening })
+    Ok(Bound { listener: Listener { fd, service, site }, listening, wanted: address })
+}
+
+fn bound_in_time(address: SocketAddr, patience: Instant) -> io::Result<OwnedFd> {
+    loop {
+        match bound(address) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                thread::sleep(TRY_AGAIN);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// `[::]` leaves the IPv4 addresses to other listeners, as in nginx.
@@ -84,11 +159,17 @@ fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
 /// two system calls for each connection.
 fn prepare(fd: &OwnedFd) -> io::Result<()> {
     fcntl(fd.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
-    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    set_nonblocking(fd)?;
+    setsockopt(fd, sockopt::ReceiveTimeout, &ACCEPT_TIMEOUT)?;
     setsockopt(fd, sockopt::TcpNoDelay, &true)?;
     setsockopt(fd, sockopt::KeepAlive, &true)?;
     listen(fd, Backlog::MAXCONN)?;
+    Ok(())
+}
+
+fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
+    fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
@@ -103,27 +184,31 @@ mod tests {
     use std::path::PathBuf;
 
     use nix::sys::socket::getsockopt;
-    use rmogstored_worker::spec::Service;
 
-    fn site(address: &str) -> SiteConfig {
-        let address = address.parse().unwrap();
-        SiteConfig {
-            docroot: PathBuf::from("/docroot"),
-            listeners: vec![ListenerConfig { service: Service::Http, address }],
-        }
+    fn site(addresses: &[(Service, &str)]) -> (SiteId, SiteConfig) {
+        let listener = |&(service, address): &(Service, &str)| ListenerConfig {
+            service,
+            address: address.parse().unwrap(),
+        };
+        let listeners = addresses.iter().map(listener).collect();
+        (SiteId(0), SiteConfig { docroot: PathBuf::from("/docroot"), listeners })
+    }
+
+    fn http(address: &str) -> (SiteId, SiteConfig) {
+        site(&[(Service::Http, address)])
     }
 
     #[test]
     fn port_zero_becomes_the_real_port() {
-        let all = open(&[site("127.0.0.1:0")], Vec::new()).unwrap();
+        let all = open(&[http("127.0.0.1:0")], Vec::new()).unwrap();
         assert_ne!(all[0].listening.address.port(), 0);
         TcpStream::connect(all[0].listening.address).unwrap();
     }
 
     #[test]
     fn accepted_sockets_inherit_nodelay_and_keepalive() {
-        let mut all = open(&[site("127.0.0.1:0")], Vec::new()).unwrap();
-        let Bound { listener, listening } = all.remove(0);
+        let mut all = open(&[http("127.0.0.1:0")], Vec::new()).unwrap();
+        let Bound { listener, listening, .. } = all.remove(0);
         let client = TcpStream::connect(listening.address).unwrap();
         let (accepted, _) = TcpListener::from(listener.fd).accept().unwrap();
         assert!(getsockopt(&accepted, sockopt::TcpNoDelay).unwrap());
@@ -135,7 +220,7 @@ mod tests {
     fn address_in_use_is_an_error_that_names_it() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error = open(&[site(&address.to_string())], Vec::new()).unwrap_err().to_string();
+        let error = open(&[http(&address.to_string())], Vec::new()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
         assert!(error.contains("in use"), "{error}");
     }
@@ -148,7 +233,7 @@ mod tests {
         let address = old.local_addr().unwrap();
         let inherited = [old, stranger]
             .map(|listener| Inherited { address: listener.local_addr().ok(), fd: listener.into() });
-        let all = open(&[site(&address.to_string())], inherited.into()).unwrap();
+        let all = open(&[http(&address.to_string())], inherited.into()).unwrap();
         assert_eq!(all[0].listening.address, address);
         TcpStream::connect(address).unwrap();
         TcpStream::connect(gone).unwrap_err();
@@ -156,11 +241,63 @@ mod tests {
 
     #[test]
     fn ipv6_wildcard_leaves_ipv4_alone() {
-        let Ok(all) = open(&[site("[::]:0")], Vec::new()) else {
+        let Ok(all) = open(&[http("[::]:0")], Vec::new()) else {
             println!("SKIPPED: no IPv6 here");
             return;
         };
         let port = all[0].listening.address.port();
-        open(&[site(&format!("0.0.0.0:{port}"))], Vec::new()).unwrap();
+        open(&[http(&format!("0.0.0.0:{port}"))], Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn listeners_of_any_port_keep_their_ports_and_services_in_a_reload() {
+        let (any, both) = ("127.0.0.1:0", [Service::Http, Service::Mgmt]);
+        let old = open(&[site(&both.map(|service| (service, any)))], Vec::new()).unwrap();
+        let turned = [both[1], both[0]].map(|service| (service, any));
+        let new = reopen(&[site(&turned)], &old).unwrap();
+        let ports = |all: &[Bound]| {
+            let pair = |bound: &Bound| (bound.listener.service as u8, bound.listening.address);
+            all.iter().map(pair).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        assert_eq!(ports(&new), ports(&old));
+    }
+
+    #[test]
+    fn reload_binds_what_is_new_and_leaves_the_old_open() {
+        let old = open(&[http("127.0.0.1:0")], Vec::new()).unwrap();
+        let (known, any) = (old[0].listening.address.to_string(), "127.0.0.1:0");
+        let old = open(&[http(&known)], vec![spare(&old[0])]).unwrap();
+        let wanted = [(Service::HttpGet, known.as_str()), (Service::Http, any)];
+        let new = reopen(&[site(&wanted)], &old).unwrap();
+        assert_eq!(new[0].listening.address, old[0].listening.address);
+        drop(old);
+        TcpStream::connect(new[0].listening.address).unwrap();
+        TcpStream::connect(new[1].listening.address).unwrap();
+    }
+
+    fn spare(bound: &Bound) -> Inherited {
+        let fd = bound.listener.fd.try_clone().unwrap();
+        Inherited { address: Some(bound.listening.address), fd }
+    }
+
+    /// Measured: a lost race costs one or two ticks of the kernel's clock, not for ever.
+    #[test]
+    fn accept_returns_soon_when_another_process_made_the_listener_block() {
+        let all = open(&[http("127.0.0.1:0")], Vec::new()).unwrap();
+        let fd = &all[0].listener.fd;
+        let clear = || {
+            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
+            fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).unwrap();
+        };
+        clear();
+        let begun = Instant::now();
+        let error = rmogstored_worker::sys::socket::accept(fd.as_fd()).unwrap_err();
+        let took = begun.elapsed();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(took >= Duration::from_millis(4), "it did not block: nothing was tested");
+        assert!(took < Duration::from_millis(500), "{took:?}");
+        restore_nonblocking(&all);
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
+        assert!(flags.contains(OFlag::O_NONBLOCK));
     }
 }

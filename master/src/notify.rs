@@ -5,15 +5,64 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+
+/// The variable that says which process systemd's watchdog watches.
+pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
 /// Every worker accepts connections.
 pub fn ready() {
     tell(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
+/// A reload has begun; [`ready`] ends it. The time is what `Type=notify-reload` asks for.
+pub fn reloading() {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_microseconds());
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+}
+
 /// The drain has begun.
 pub fn stopping() {
     tell("STOPPING=1");
+}
+
+/// systemd's watchdog, if it watches this process.
+#[derive(Debug)]
+pub struct Watchdog {
+    interval: Option<Duration>,
+    next: Instant,
+}
+
+impl Watchdog {
+    /// As the environment says. A successor's predecessor has set `WATCHDOG_PID` for it.
+    pub fn new(now: Instant) -> Watchdog {
+        let own = match std::env::var(WATCHDOG_PID) {
+            Ok(pid) => pid == std::process::id().to_string(),
+            Err(_) => true,
+        };
+        let interval = std::env::var("WATCHDOG_USEC").ok().filter(|_| own);
+        let interval = interval.and_then(|usec| usec.parse().ok()).map(Duration::from_micros);
+        Watchdog { interval: interval.filter(|i| !i.is_zero()), next: now }
+    }
+
+    /// Feeds it when it is due, unless something is wrong.
+    pub fn feed(&mut self, now: Instant, well: bool) {
+        let Some(interval) = self.interval else { return };
+        if now >= self.next {
+            self.next = now + interval / 3;
+            if well {
+                tell("WATCHDOG=1");
+            }
+        }
+    }
+
+    /// When [`Watchdog::feed`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.interval.map(|_| self.next)
+    }
 }
 
 fn tell(state: &str) {

@@ -2,6 +2,7 @@
 //!
 //! No `Drop`: a forked child that drops its copy of a [`Pidfile`] must not remove the master's.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,6 +22,8 @@ const LONGEST: u64 = 32;
 pub struct Pidfile {
     path: PathBuf,
     pid: u32,
+    /// It has its other name, for an upgrade.
+    is_aside: Cell<bool>,
 }
 
 /// Why there is no pid file.
@@ -62,7 +65,35 @@ impl Pidfile {
         }
         let pid = process::id();
         overwrite(&mut file, pid).map_err(failed)?;
-        Ok(Self { path, pid })
+        Ok(Self { path, pid, is_aside: Cell::new(false) })
+    }
+
+    /// Fails as [`Pidfile::create`] would, but leaves the file as it is.
+    pub fn check(path: &Path) -> Result<(), PidfileError> {
+        match holder(path) {
+            Some(pid) if lives(pid) => Err(PidfileError::Running(pid)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes room for a successor's: renames it to `PIDFILE.oldbin`.
+    pub fn set_aside(&self) -> Result<(), PidfileError> {
+        let aside = aside(&self.path);
+        Self::check(&aside)?;
+        fs::rename(&self.path, &aside).map_err(|e| PidfileError::Io(self.path.clone(), e))?;
+        self.is_aside.set(true);
+        Ok(())
+    }
+
+    /// Undoes [`Pidfile::set_aside`], whatever a successor that is gone left there.
+    pub fn take_back(&self) {
+        if !self.is_aside.replace(false) {
+            return;
+        }
+        let aside = aside(&self.path);
+        if let Err(e) = fs::rename(&aside, &self.path) {
+            log::error!("rename {} to {}: {e}", aside.display(), self.path.display());
+        }
     }
 
     /// Where it is.
@@ -73,16 +104,38 @@ impl Pidfile {
     /// Removes the file if it is still ours: called by the process that created it, and with
     /// that process's pid in it.
     pub fn remove(&self) {
-        if process::id() != self.pid || !self.is_ours() {
+        let path = if self.is_aside.get() { aside(&self.path) } else { self.path.clone() };
+        if process::id() != self.pid || !self.is_ours(&path) {
             return;
         }
-        if let Err(e) = fs::remove_file(&self.path) {
-            log::warn!("unlink {}: {e}", self.path.display());
+        if let Err(e) = fs::remove_file(&path) {
+            log::warn!("unlink {}: {e}", path.display());
         }
     }
 
-    fn is_ours(&self) -> bool {
-        fs::read(&self.path).is_ok_and(|content| content == format!("{}\n", self.pid).as_bytes())
+    fn is_ours(&self, path: &Path) -> bool {
+        fs::read(path).is_ok_and(|content| content == format!("{}\n", self.pid).as_bytes())
+    }
+}
+
+/// The other name of a pid file, which it has during an upgrade.
+pub fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".oldbin");
+    name.into()
+}
+
+/// The pid that a file holds, whether it lives or not.
+pub fn holder(path: &Path) -> Option<i32> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+    owner(&content(&mut file).ok()?).ok()?
+}
+
+/// Removes what a predecessor that is gone left aside.
+pub(crate) fn tidy(path: &Path, predecessor: Pid) {
+    let aside = aside(path);
+    if holder(&aside) == Some(predecessor.as_raw()) && !lives(predecessor.as_raw()) {
+        let _ = fs::remove_file(aside);
     }
 }
 
@@ -224,9 +277,49 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let pidfile = Pidfile::create(&path).unwrap();
-        let elsewhere = Pidfile { path: path.clone(), pid: pidfile.pid + 1 };
+        let is_aside = Cell::new(false);
+        let elsewhere = Pidfile { path: path.clone(), pid: pidfile.pid + 1, is_aside };
         elsewhere.remove();
         drop(pidfile);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn file_set_aside_comes_back_over_what_a_dead_successor_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        pidfile.set_aside().unwrap();
+        assert!(!path.exists());
+        assert_eq!(fs::read(aside(&path)).unwrap(), ours());
+        fs::write(&path, format!("{}\n", dead_pid())).unwrap();
+        pidfile.take_back();
+        assert_eq!(fs::read(&path).unwrap(), ours());
+        assert!(!aside(&path).exists());
+        pidfile.take_back();
+        assert!(path.exists(), "taken back twice");
+    }
+
+    #[test]
+    fn file_that_was_set_aside_is_removed_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        pidfile.set_aside().unwrap();
+        fs::write(&path, "1\n").unwrap();
+        pidfile.remove();
+        assert!(path.exists());
+        assert!(!aside(&path).exists());
+    }
+
+    #[test]
+    fn file_is_not_set_aside_over_that_of_a_live_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let pidfile = Pidfile::create(&path).unwrap();
+        fs::write(aside(&path), "1\n").unwrap();
+        let refused = pidfile.set_aside().unwrap_err().to_string();
+        assert_eq!(refused, "already running on PID: 1");
+        assert_eq!(fs::read(&path).unwrap(), ours());
     }
 }

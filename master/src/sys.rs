@@ -1,5 +1,6 @@
-//! The only unsafe code of this crate: fork, signal dispositions, the environment.
-#![expect(unsafe_code, reason = "fork, sigaction and environment changes")]
+//! The only unsafe code of this crate: fork, signal dispositions, the environment, descriptors
+//! over exec.
+#![expect(unsafe_code, reason = "fork, sigaction, close_range, _exit and environment changes")]
 
 use std::io;
 
@@ -32,6 +33,22 @@ pub(crate) fn restore(signals: &[Signal]) {
 pub(crate) fn forget_variable(name: &str) {
     // SAFETY: the master has one thread, so nobody reads the environment meanwhile.
     unsafe { std::env::remove_var(name) }
+}
+
+/// Lets no descriptor but the standard ones survive an exec. Before Linux 5.11 only those that
+/// were opened so do not.
+pub(crate) fn close_all_on_exec() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: changes flags only; no descriptor is closed or opened.
+    unsafe {
+        libc::close_range(FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
+    };
+}
+
+/// Ends a forked process without running what its parent wants done at its own end.
+pub(crate) fn leave_at_once(status: i32) -> ! {
+    // SAFETY: ends the process; nothing of it is used afterwards.
+    unsafe { libc::_exit(status) }
 }
 
 fn dispose(signals: &[Signal], handler: SigHandler) {

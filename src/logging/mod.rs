@@ -60,6 +60,12 @@ pub fn in_worker() {
     }
 }
 
+/// Called for SIGUSR1. Neither standard error nor syslog is a file of ours to open again; what
+/// waits is written out.
+pub fn reopen() {
+    log::logger().flush();
+}
+
 /// Called when standard error has become `/dev/null`: syslog alone remains.
 pub fn leave_stderr() {
     LOGGER.sinks().stderr = None;

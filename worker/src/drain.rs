@@ -1,13 +1,25 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::conn::State;
 use crate::control::Up;
+use crate::disk::pool::Pool;
 use crate::event_loop::Worker;
+use crate::exchange::Work;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
+use crate::sys::title;
+
+/// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
+/// would find it closed. That request is answered with `Connection: close`.
+const RECENT_MS: u64 = 500;
+/// Requests in progress get so long where nobody supervises us any more.
+const ORPHAN_MS: u64 = 5000;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -26,6 +38,7 @@ impl Worker {
         self.drain = Some(Drain { began: self.now, orphan: false });
         self.context.draining.store(true, Relaxed);
         self.slot.set_state(WorkerState::Draining);
+        title::add(" shutting down");
         self.close_listeners();
         self.close_idle();
     }
@@ -38,8 +51,10 @@ impl Worker {
         log::error!("the master is gone: worker {} drains", self.id);
         self.begin_drain();
         if let Some(drain) = &mut self.drain {
+            drain.began = self.now;
             drain.orphan = true;
         }
+        self.close_idle();
     }
 
     /// Closes connections with nothing in progress. What has arrived and not been read yet is in
@@ -52,7 +67,8 @@ impl Worker {
             }
             self.conns[key].readable = true;
             self.advance(key);
-            if self.is_idle(key) && !self.conns[key].readable {
+            let quiet = !self.conns.get(key).is_some_and(|conn| conn.readable);
+            if self.is_idle(key) && quiet && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
@@ -65,12 +81,30 @@ impl Worker {
         })
     }
 
+    /// A watcher sends nothing that could be lost, and whoever waits for an orphan to go waits
+    /// for its ports.
+    fn was_used_recently(&self, key: usize) -> bool {
+        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
+        let since = self.timers.since(key);
+        !orphan
+            && !matches!(self.conns[key].state, State::Watching)
+            && since.is_some_and(|since| self.now.saturating_sub(since) < RECENT_MS)
+    }
+
     /// True when this worker may go: nothing in progress, and nothing can come any more.
     pub(crate) fn drained(&mut self) -> bool {
         let Some(drain) = &self.drain else { return false };
-        let limit = self.settings.drain_timeout.as_millis() as u64;
+        let limit = match self.settings.drain_timeout.as_millis() as u64 {
+            0 if drain.orphan => ORPHAN_MS,
+            limit if drain.orphan => limit.min(ORPHAN_MS),
+            limit => limit,
+        };
         if limit > 0 && self.now.saturating_sub(drain.began) >= limit {
             log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
+            return self.say_farewell();
+        }
+        if self.only_dead_disks_are_left() {
+            log::warn!("{} requests wait for stalled devices: they are cut off", self.conns.len());
             return self.say_farewell();
         }
         let busy = !self.conns.is_empty() || self.pools.values().any(|pool| pool.in_flight() > 0);
@@ -78,6 +112,16 @@ impl Worker {
             return false;
         }
         self.conns.is_empty() && self.say_farewell()
+    }
+
+    /// A disk that has not answered for twice the time after which it counts as stalled is not
+    /// waited for, when nothing else is left to do: an hour of drain_timeout would be for nothing.
+    fn only_dead_disks_are_left(&self) -> bool {
+        let patience = self.settings.stall_timeout * 2;
+        let is_dead = |pool: &Pool<Work>| pool.oldest().is_some_and(|oldest| oldest >= patience);
+        let lent = self.conns.iter().all(|(_, conn)| conn.is_lent());
+        let mut working = self.pools.values().filter(|pool| pool.in_flight() > 0).peekable();
+        lent && working.peek().is_some() && working.all(is_dead)
     }
 
     /// While the whole node drains, a worker that has not noticed yet may still send a connection
@@ -89,7 +133,12 @@ impl Worker {
             || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
     }
 
+    /// Connections are closed by hand: a process with a thread that no signal can end keeps its
+    /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
+        for (_, conn) in &self.conns {
+            let _ = shutdown(conn.socket.as_raw_fd(), Shutdown::Both);
+        }
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);
         true

@@ -53,7 +53,7 @@ const TICK_MS: u64 = 250;
 /// A drain looks this often whether it is over.
 const DRAIN_TICK_MS: u64 = 20;
 /// A loop without work still shows that it is alive.
-const HEARTBEAT_MS: u64 = 1000;
+pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -87,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) looked: u64,
     /// Milliseconds since the worker started: the loop's clock.
     pub(crate) now: u64,
+    /// CLOCK_MONOTONIC in milliseconds: the clock of heartbeats, which all processes see alike.
+    pub(crate) monotonic: u64,
     /// The time, as a Date header shows it.
     pub(crate) date: HttpDate,
     /// The effective user: whose files mincore(2) speaks the truth about.
@@ -101,6 +103,8 @@ pub(crate) struct Worker {
     inbox: OwnedFd,
     signals: Signals,
     epoch: Instant,
+    /// What [`Worker::monotonic`] was at the epoch.
+    epoch_monotonic: u64,
     date_second: u64,
     next_tick: u64,
     parcel: Vec<u8>,
@@ -156,6 +160,7 @@ impl Worker {
             next_group: 0,
             next_reading: 0,
             now: 0,
+            monotonic: 0,
             date: HttpDate::EPOCH,
             user: nix::unistd::geteuid().as_raw(),
             out: Vec::new(),
@@ -166,6 +171,7 @@ impl Worker {
             inbox: spec.inbox,
             signals,
             epoch: Instant::now(),
+            epoch_monotonic: monotonic_ms()?,
             date_second: 0,
             next_tick: 0,
             // Zeroed by the kernel page by page: what no parcel needs takes no memory.
@@ -179,6 +185,7 @@ impl Worker {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         self.look_at_clock();
         self.watch_listeners()?;
+        self.slot.heartbeat.store(self.monotonic, Relaxed);
         self.slot.set_state(WorkerState::Running);
         self.control.send(&Up::Ready, None)?;
         let mut events = Events::with_capacity(256);
@@ -222,6 +229,7 @@ impl Worker {
 
     fn look_at_clock(&mut self) {
         self.now = self.epoch.elapsed().as_millis() as u64;
+        self.monotonic = self.epoch_monotonic + self.now;
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if second != self.date_second {
             self.date_second = second;
@@ -384,6 +392,7 @@ impl Worker {
         if matches!(conn.state, State::Watching) {
             self.stop_watching(key);
         }
+        // Its state may have been taken out already: the queue itself knows who is in it.
         self.leave_fsck(key);
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)
@@ -413,7 +422,7 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        let monotonic = monotonic_ms().unwrap_or(self.now);
+        let monotonic = self.monotonic;
         self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
@@ -523,7 +532,7 @@ fn usage_interval() -> Duration {
 }
 
 /// CLOCK_MONOTONIC, which all processes see alike.
-fn monotonic_ms() -> Option<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
-    Some(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+fn monotonic_ms() -> io::Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }

@@ -65,6 +65,8 @@ pub struct WorkerSlot {
     pub pid: AtomicU32,
     /// Times its process was replaced after a crash; the master writes it.
     pub restarts: AtomicU32,
+    /// Which start of the node it belongs to, counting reloads and upgrades; the master writes it.
+    pub generation: AtomicU32,
     /// Connections it holds.
     pub connections: AtomicU32,
     /// Connections on their way to its inbox; senders add, it subtracts.
@@ -242,6 +244,7 @@ impl WorkerSlot {
         self.pid.store(pid, Relaxed);
         self.connections.store(0, Relaxed);
         self.watchers.store(0, Relaxed);
+        self.heartbeat.store(0, Relaxed);
         self.last_path.iter().for_each(|word| word.store(0, Relaxed));
     }
 

@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
@@ -11,7 +12,7 @@ use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::open;
 use crate::disk::path::DevPath;
-use crate::event_loop::Worker;
+use crate::event_loop::{HEARTBEAT_MS, Worker};
 use crate::exchange::{Op, Released, Work};
 use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
@@ -22,7 +23,7 @@ use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::scoreboard::{DeviceState, Usage, WorkerState};
+use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::file;
 
@@ -180,7 +181,20 @@ impl Worker {
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
             || !self.peers.contains_key(&owner);
-        if here { Placed::Here } else { Placed::At(owner) }
+        match here {
+            true => Placed::Here,
+            false if self.is_stuck(self.board.worker(owner), self.settings.stall_timeout) => {
+                Placed::Nowhere
+            }
+            false => Placed::At(owner),
+        }
+    }
+
+    /// True when a worker serves, as far as is known, but its loop has not gone round for long:
+    /// stopped, or worse.
+    pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
+        let age = self.monotonic.saturating_sub(slot.heartbeat.load(Relaxed));
+        slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
     /// The owner, where a body must be moved before it is thrown away.

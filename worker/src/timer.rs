@@ -92,6 +92,12 @@ impl Timers {
         }
     }
 
+    /// Since when a key has been waiting, if it is.
+    pub fn since(&self, key: usize) -> Option<u64> {
+        let link = self.links.get(key)?;
+        (link.kind != UNLINKED).then_some(link.since)
+    }
+
     /// The key that has waited longest in this way, and since when.
     pub fn oldest(&self, wait: Wait) -> Option<(usize, u64)> {
         match self.ends[wait as usize].first {

@@ -14,6 +14,7 @@ use super::problem::{Origin, Problem};
 use super::values::{self, Server};
 use super::written::{Found, absolute};
 use super::{Config, Workers};
+use crate::privileges::Identity;
 
 const NO_RELATIVE: &str = "relative paths are incompatible with --daemonize and SIGUSR2 upgrades";
 
@@ -85,6 +86,10 @@ impl Check<'_> {
             workers: self.workers(),
             settings: self.settings(),
             pidfile: self.pidfile(),
+            identity: self.identity(),
+            upgrade_timeout: self
+                .single(Key::UpgradeTimeout, values::positive_duration)
+                .unwrap_or(Duration::from_secs(60)),
             daemonize: self.daemonize(),
             status_fd: self.single(Key::StatusFd, values::descriptor),
             status_socket: self.single(Key::StatusSocket, values::socket_path).map(absolute),
@@ -133,6 +138,18 @@ impl Check<'_> {
             self.error(text, Some(a.origin.clone()));
         }
         ours.or(compatible).map_or(Workers::Device, |found| found.value)
+    }
+
+    fn identity(&mut self) -> Option<Identity> {
+        let group = self.found(Key::Group, values::name);
+        let Some(user) = self.found(Key::User, values::name) else {
+            if let Some(Found { written, origin, .. }) = group {
+                self.error(format!("group = {written} needs user"), Some(origin));
+            }
+            return None;
+        };
+        let group = group.as_ref().map(|group| group.value.as_str());
+        Identity::find(&user.value, group).map_err(|text| self.error(text, Some(user.origin))).ok()
     }
 
     fn daemonize(&mut self) -> bool {

@@ -13,7 +13,9 @@
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::privileges::Identity;
 use rmogstored_worker::spec::{Service, Settings};
 
 pub mod check;
@@ -39,6 +41,10 @@ pub struct Config {
     pub settings: Settings,
     /// Where the master's process id is written.
     pub pidfile: Option<PathBuf>,
+    /// Whom workers run as; `None`: as whoever started the node.
+    pub identity: Option<Identity>,
+    /// How long a successor may take to be ready.
+    pub upgrade_timeout: Duration,
     /// Detach from the terminal.
     pub daemonize: bool,
     /// Descriptor that gets a JSON line for each event.

@@ -13,6 +13,7 @@ pub enum Key {
     Daemonize,
     Docroot,
     DrainTimeout,
+    Group,
     HeaderTimeout,
     Httpgetlisten,
     Httplisten,
@@ -27,16 +28,19 @@ pub enum Key {
     StallTimeout,
     StatusFd,
     StatusSocket,
+    UpgradeTimeout,
+    User,
     WorkerProcesses,
     Workers,
 }
 
-const NAMES: [(Key, &str); 21] = [
+const NAMES: [(Key, &str); 24] = [
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
     (Key::Docroot, "docroot"),
     (Key::DrainTimeout, "drain_timeout"),
+    (Key::Group, "group"),
     (Key::HeaderTimeout, "header_timeout"),
     (Key::Httpgetlisten, "httpgetlisten"),
     (Key::Httplisten, "httplisten"),
@@ -51,6 +55,8 @@ const NAMES: [(Key, &str); 21] = [
     (Key::StallTimeout, "stall_timeout"),
     (Key::StatusFd, "status_fd"),
     (Key::StatusSocket, "status_socket"),
+    (Key::UpgradeTimeout, "upgrade_timeout"),
+    (Key::User, "user"),
     (Key::WorkerProcesses, "worker_processes"),
     (Key::Workers, "workers"),
 ];

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -21,6 +21,10 @@ pub struct EventPipe {
     /// The rest of a line that has begun, or a line that waits. No more than one.
     rest: Vec<u8>,
     lost: u64,
+    /// The reader has gone. The descriptor stays open: a successor is told its number.
+    deserted: bool,
+    /// `out` has the number that was given, not one of its own.
+    original: bool,
 }
 
 /// What is told.
@@ -77,6 +81,56 @@ pub enum Event<'a> {
         /// The docroot it is in.
         docroot: String,
     },
+    /// A worker's loop has not gone round for too long.
+    WorkerStuck {
+        /// Its slot.
+        worker: u16,
+        /// Its process.
+        pid: i32,
+        /// The time since it last did.
+        age_ms: u64,
+    },
+    /// It goes round again.
+    WorkerAlive {
+        /// Its slot.
+        worker: u16,
+        /// Its process.
+        pid: i32,
+    },
+    /// New workers are starting beside the old ones.
+    Reloading {
+        /// The generation they belong to.
+        generation: u32,
+    },
+    /// They have taken over; the old ones drain.
+    Reloaded {
+        /// Their generation.
+        generation: u32,
+    },
+    /// The node goes on as it was.
+    ReloadFailed {
+        /// Why.
+        reason: &'a str,
+    },
+    /// All workers drain and go, the master stays.
+    Resting,
+    /// A successor was started.
+    UpgradeStarted {
+        /// Its process.
+        pid: i32,
+    },
+    /// Every worker of the successor accepts connections: the old master may be told to quit.
+    UpgradeReady {
+        /// Its process.
+        pid: i32,
+    },
+    /// There is no successor, or no more; this master carries on.
+    UpgradeFailed {
+        /// Its process, if there was one.
+        pid: Option<i32>,
+        /// Why.
+        reason: &'a str,
+    },
     /// The node is on its way out.
     Draining,
     /// The master is about to exit.
@@ -100,12 +154,18 @@ impl EventPipe {
     pub fn open(number: RawFd) -> Option<EventPipe> {
         let fd = detached_from_stdio(adopt_inherited(number)?).ok()?;
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
-        Some(EventPipe { out: Some(File::from(fd)), ..EventPipe::default() })
+        let original = fd.as_raw_fd() == number;
+        Some(EventPipe { out: Some(File::from(fd)), original, ..EventPipe::default() })
+    }
+
+    /// What a successor must find open under the same number. Standard streams stay open anyway.
+    pub fn to_inherit(&self) -> Option<BorrowedFd<'_>> {
+        self.out.as_ref().filter(|_| self.original).map(File::as_fd)
     }
 
     /// Tells an event, or counts it as lost.
     pub fn tell(&mut self, event: &Event<'_>) {
-        if self.out.is_none() {
+        if self.out.is_none() || self.deserted {
             return;
         }
         self.push();
@@ -125,7 +185,9 @@ impl EventPipe {
                     return false;
                 }
                 log::info!("status pipe: {e}: no more events");
-                *self = EventPipe::default();
+                self.deserted = true;
+                self.rest.clear();
+                self.lost = 0;
             }
         }
         true
@@ -260,7 +322,7 @@ mod tests {
         let (reader, mut events) = pipe();
         drop(reader);
         events.tell(&Event::Draining);
-        assert!(events.out.is_none());
+        assert!(events.deserted);
         events.tell(&Event::Stopped);
         assert!(events.push());
     }

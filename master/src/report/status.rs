@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Version of the document; a field that goes or changes its meaning raises it.
 pub const VERSION: u32 = 1;
@@ -21,7 +22,7 @@ const MOST_READERS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Document {
     /// [`VERSION`].
     pub version: u32,
@@ -31,8 +32,10 @@ pub struct Document {
     pub generation: u32,
     /// Seconds since the start.
     pub uptime: f64,
-    /// `starting`, `running` or `draining`.
-    pub state: &'static str,
+    /// `starting`, `running`, `resting` or `draining`.
+    pub state: String,
+    /// Where an upgrade stands.
+    pub upgrade: UpgradeStatus,
     /// The addresses served.
     pub listeners: Vec<ListenerStatus>,
     /// The worker slots in use.
@@ -41,11 +44,24 @@ pub struct Document {
     pub devices: Vec<DeviceStatus>,
 }
 
+/// Where an upgrade stands, as the process sees it that is to be succeeded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// The successor's process, while there is one.
+    pub successor: Option<i32>,
+    /// It accepts connections with every worker.
+    pub ready: bool,
+    /// Upgrades that failed so far.
+    pub failures: u32,
+    /// Why the last one did.
+    pub last_failure: Option<String>,
+}
+
 /// One listener.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListenerStatus {
     /// `http`, `httpget` or `mgmt`.
-    pub service: &'static str,
+    pub service: String,
     /// Address and port.
     pub address: String,
     /// The docroot it serves.
@@ -53,14 +69,16 @@ pub struct ListenerStatus {
 }
 
 /// One worker. Totals are of all processes that had its slot.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its slot.
     pub worker: u16,
     /// Its process; `null` while it is down.
     pub pid: Option<i32>,
     /// `down`, `starting`, `running` or `draining`.
-    pub state: &'static str,
+    pub state: String,
+    /// The generation it belongs to.
+    pub generation: u32,
     /// Times it was replaced after a crash.
     pub restarts: u32,
     /// Connections it holds.
@@ -86,7 +104,7 @@ pub struct WorkerStatus {
 }
 
 /// One device.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceStatus {
     /// `devN`.
     pub device: String,
@@ -95,13 +113,19 @@ pub struct DeviceStatus {
     /// Slot of the worker that owns it.
     pub owner: u16,
     /// `ok` or `stalled`.
-    pub state: &'static str,
+    pub state: String,
     /// Disk operations queued or running.
     pub in_flight: u32,
     /// Age of the oldest one that runs.
     pub oldest_ms: u64,
     /// Whether hot files are served without a disk thread; `null` while not known.
     pub inline_reads: Option<bool>,
+    /// KiB used and KiB that users may use in all, from the last look; `null` before it.
+    pub used_kib: Option<u64>,
+    /// See `used_kib`.
+    pub total_kib: Option<u64>,
+    /// Busy per cent in the last interval; `null` while not known.
+    pub busy_percent: Option<f64>,
 }
 
 /// The socket and those who read from it.
@@ -136,6 +160,40 @@ impl StatusSocket {
             readers: BTreeMap::new(),
             next: 0,
         })
+    }
+
+    /// Takes the path over from a predecessor, whose socket gets the name `PATH.old`: whoever
+    /// connects meets one or the other at any time.
+    pub fn take_over(path: &Path) -> io::Result<StatusSocket> {
+        let (fresh, old) = (beside(path, "new"), beside(path, "old"));
+        let mut socket = StatusSocket::bind(&fresh)?;
+        let exchange = RenameFlags::RENAME_EXCHANGE;
+        match renameat2(AT_FDCWD, &fresh, AT_FDCWD, path, exchange) {
+            Ok(()) => fs::rename(&fresh, &old)?,
+            Err(_) => fs::rename(&fresh, path)?,
+        }
+        path.clone_into(&mut socket.path);
+        Ok(socket)
+    }
+
+    /// Undoes what a successor did that is gone: [`StatusSocket::take_over`].
+    pub fn take_back(&self) {
+        let old = beside(&self.path, "old");
+        if identity(&old).is_ok_and(|found| found == self.identity)
+            && let Err(e) = fs::rename(&old, &self.path)
+        {
+            log::error!("rename {} to {}: {e}", old.display(), self.path.display());
+        }
+    }
+
+    /// Removes what a predecessor that is gone left under the other name.
+    pub fn tidy(&self) {
+        let old = beside(&self.path, "old");
+        if old.exists()
+            && let Err(e) = clear_stale(&old)
+        {
+            log::warn!("{}: {e}", old.display());
+        }
     }
 
     /// Answers all who have connected. Those that cannot take it at once are returned, with
@@ -182,10 +240,12 @@ impl StatusSocket {
     /// Removes the path, if it is still this socket's. Not done on drop: a forked worker drops
     /// its copy.
     pub fn remove(&self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity)
-            && let Err(e) = fs::remove_file(&self.path)
-        {
-            log::warn!("cannot remove {}: {e}", self.path.display());
+        for path in [&self.path, &beside(&self.path, "old")] {
+            if identity(path).is_ok_and(|found| found == self.identity)
+                && let Err(e) = fs::remove_file(path)
+            {
+                log::warn!("cannot remove {}: {e}", path.display());
+            }
         }
     }
 
@@ -211,6 +271,14 @@ impl Reader {
         }
         true
     }
+}
+
+/// The socket's other names in an upgrade: `PATH.old` is the predecessor's.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    name.into()
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -297,6 +365,48 @@ mod tests {
         assert_eq!(socket.deadline(), Some(now + PATIENCE));
         socket.expire(now + PATIENCE);
         assert!(socket.readers.is_empty());
+    }
+
+    fn answer_of(path: &Path, sockets: &mut [(&mut StatusSocket, &str)]) -> String {
+        let mut reader = UnixStream::connect(path).unwrap();
+        reader.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        for (socket, name) in sockets {
+            socket.answer(Instant::now(), || name.as_bytes().to_vec());
+        }
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn successor_takes_the_path_over_and_the_predecessor_takes_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mut old) = socket_in(&folder);
+        let mut new = StatusSocket::take_over(&path).unwrap();
+        let aside = beside(&path, "old");
+        let mut both = [(&mut old, "old"), (&mut new, "new")];
+        assert_eq!(answer_of(&path, &mut both), "new");
+        assert_eq!(answer_of(&aside, &mut both), "old");
+        old.take_back();
+        assert_eq!(answer_of(&path, &mut [(&mut old, "old")]), "old");
+        new.remove();
+        assert!(path.exists(), "it is not the successor's any more");
+        old.remove();
+        assert!(!path.exists() && !aside.exists());
+    }
+
+    #[test]
+    fn what_a_dead_predecessor_left_is_tidied() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = socket_in(&folder);
+        let new = StatusSocket::take_over(&path).unwrap();
+        drop(old);
+        new.tidy();
+        assert!(!beside(&path, "old").exists());
+        new.remove();
+        let fresh = StatusSocket::take_over(&path).unwrap();
+        assert!(path.exists(), "without a predecessor's socket it is just bound");
+        fresh.remove();
     }
 
     #[test]

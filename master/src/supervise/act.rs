@@ -11,12 +11,12 @@ use rmogstored_worker::control::{Channel, Down};
 use rmogstored_worker::spec::{DeviceKey, WorkerId};
 
 use super::children::{Duty, Life};
-use super::policy::{Action, Event, Exit};
+use super::policy::{Action, Event, Exit, Phase};
 use super::spawn::{self, Forked};
 use super::{FIRST_WORKER, Step, Supervisor};
 use crate::report::events::Event as Told;
 use crate::report::service_name;
-use crate::{MasterError, notify};
+use crate::{Listening, MasterError, notify, successor, title};
 
 impl Supervisor {
     /// Carries out all actions, and those that follow from them.
@@ -29,24 +29,29 @@ impl Supervisor {
                     Spawned::Worker(control) => return Step::Become(worker, control),
                 },
                 Action::Finish(status) => return Step::Leave(status),
-                other => self.act(other),
+                other => queue.extend(self.act(other, now)),
             }
         }
         Step::Wait
     }
 
-    fn act(&mut self, action: Action) {
+    fn act(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
             Action::Drain(worker) => self.links.send(worker, Down::Drain),
             Action::Kill(worker) => self.kill(worker),
             Action::Started(worker) => self.started(worker),
-            Action::NodeReady => self.node_ready(),
+            Action::NodeReady => return self.node_ready(now),
+            Action::Renewed => return self.renewed(now),
+            Action::RenewalFailed { worker, exit } => {
+                return self.renewal_failed(worker, exit, now);
+            }
             Action::Respawn { worker, delay, crashed } => self.respawn(worker, delay, crashed),
-            Action::Release(worker) => self.links.remove(worker),
+            Action::Release(worker) => self.release(worker),
             Action::StartFailed { worker, exit } => self.start_failed(worker, exit),
-            Action::NodeDraining => self.node_draining(),
+            Action::NodeDraining => self.node_draining(now),
             Action::Spawn(_) | Action::Finish(_) => unreachable!("the caller's"),
         }
+        Vec::new()
     }
 
     fn spawn(&mut self, worker: WorkerId, now: Instant) -> Spawned {
@@ -55,7 +60,8 @@ impl Supervisor {
         if !child.is_some_and(|child| matches!(child.life, Life::Due { .. })) {
             return Spawned::Master(Vec::new());
         }
-        let event = match spawn::fork(self.board, worker) {
+        let generation = child.map_or(0, |child| child.generation);
+        let event = match spawn::fork(self.board, worker, generation) {
             Ok(Forked::Worker { control }) => return Spawned::Worker(control),
             Ok(Forked::Master { pid, control }) => {
                 self.connect(worker, control);
@@ -105,13 +111,33 @@ impl Supervisor {
         own.map(|(key, _)| key.to_string()).collect()
     }
 
-    fn node_ready(&mut self) {
+    /// A successor takes its predecessor's files now, and fails if it cannot.
+    fn node_ready(&mut self, now: Instant) -> Vec<Action> {
+        if let Err(e) = self.take_paths() {
+            log::error!("{e}");
+            self.failure.get_or_insert(e);
+            return self.policy.handle(Event::Quit, now);
+        }
         log::info!("ready: {} workers", self.policy.children().with_process().len());
+        successor::serves();
         self.events.tell(&Told::Ready { pid: std::process::id() });
-        if let Some(on_ready) = self.on_ready.take() {
+        if let Some(on_ready) = self.kit.on_ready.take() {
             on_ready(&self.listening);
         }
         notify::ready();
+        self.reload_once_more(now)
+    }
+
+    /// Connections that wait in the inbox go on to another worker.
+    fn release(&mut self, worker: WorkerId) {
+        let newest = self.policy.newest();
+        let children = self.policy.children().of(newest);
+        let mut serving = children.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
+        let heir = serving.next().map(|(id, _)| id);
+        let passed_on = self.links.remove(worker, heir);
+        if let Some(heir) = heir {
+            self.board.worker(heir).inbox_pending.fetch_add(passed_on, Relaxed);
+        }
     }
 
     fn respawn(&self, worker: WorkerId, delay: Duration, crashed: bool) {
@@ -127,16 +153,23 @@ impl Supervisor {
 
     /// From here on new connections are refused: the workers close their copies as they are
     /// told to drain.
-    fn node_draining(&mut self) {
+    fn node_draining(&mut self, now: Instant) {
         log::info!("draining");
+        title::shutting_down();
         self.board.set_draining();
-        self.listeners.clear();
+        self.plan.listeners.clear();
+        self.renewal = None;
         self.events.tell(&Told::Draining);
-        notify::stopping();
+        // In an upgrade the service goes on without this process.
+        if !self.is_succeeded() && !self.origin.is_some_and(|origin| origin.lives()) {
+            notify::stopping();
+        }
+        self.dismiss_successor("its predecessor was told to quit", now);
     }
 
-    pub(super) fn tell_listeners(&mut self) {
-        for listening in &self.listening {
+    /// Tells of the listeners that are not known yet.
+    pub(super) fn tell_listeners(&mut self, known: &[Listening]) {
+        for listening in self.listening.iter().filter(|listening| !known.contains(listening)) {
             let service = service_name(listening.service);
             log::info!("{service}: listening on {}", listening.address);
             self.events.tell(&Told::Listening {
@@ -148,7 +181,7 @@ impl Supervisor {
     }
 
     pub(super) fn tell_stall(&mut self, key: DeviceKey, stalled: bool) {
-        let docroot = self.devices.docroot(key.site).display().to_string();
+        let docroot = self.plan.devices.docroot(key.site).display().to_string();
         let device = key.to_string();
         if stalled {
             log::error!("{docroot}/{device} is stalled");
@@ -161,16 +194,23 @@ impl Supervisor {
 
     /// Brings workers and scoreboard in step with the devices that are there.
     pub(super) fn look_for_devices(&mut self, now: Instant) {
-        let changed = self.devices.look();
-        if !changed && !self.policy.children().is_empty() {
+        if self.policy.phase() == Phase::Resting {
             return;
         }
-        for duty in self.devices.duties() {
-            if self.policy.children().by_duty(duty).is_none() {
+        let changed = self.plan.devices.look();
+        let newest = self.policy.newest();
+        if !changed && self.policy.children().of(newest).next().is_some() {
+            return;
+        }
+        for duty in self.plan.devices.duties() {
+            if self.policy.children().by_duty(duty, newest).is_none() {
                 self.take_on(duty, now);
             }
         }
-        self.list_devices();
+        // The devices stay with the old generation until all of the new one is ready.
+        if !self.policy.is_renewing() {
+            self.list_devices();
+        }
         self.retire_superfluous(now);
     }
 
@@ -191,14 +231,14 @@ impl Supervisor {
 
     /// The scoreboard's owners. A device that has gone is forgotten before its worker is told,
     /// so that nothing is handed to it any more.
-    fn list_devices(&mut self) {
-        let wanted = self.devices.duties();
-        let children = self.policy.children().iter();
+    pub(super) fn list_devices(&mut self) {
+        let wanted = self.plan.devices.duties();
+        let children = self.policy.children().of(self.policy.newest());
         let workers: Vec<(WorkerId, Duty)> = children
             .filter(|(_, child)| wanted.contains(&child.duty) && !child.life.is_leaving())
             .map(|(id, child)| (id, child.duty))
             .collect();
-        let owners = self.devices.owners(&workers);
+        let owners = self.plan.devices.owners(&workers);
         let there: BTreeSet<DeviceKey> = owners.iter().map(|(key, _)| *key).collect();
         for (key, _) in self.board.devices() {
             if !there.contains(&key) {
@@ -220,8 +260,8 @@ impl Supervisor {
         if self.draining() {
             return;
         }
-        let wanted = self.devices.duties();
-        let children = || self.policy.children().iter();
+        let wanted = self.plan.devices.duties();
+        let children = || self.policy.children().of(self.policy.newest());
         let serves = |life| matches!(life, Life::Running { .. });
         if !children().any(|(_, c)| wanted.contains(&c.duty) && serves(c.life)) {
             return;
@@ -232,7 +272,7 @@ impl Supervisor {
             .collect();
         for worker in superfluous {
             for action in self.policy.handle(Event::Retire(worker), now) {
-                self.act(action);
+                self.act(action, now); // drains and releases, from which nothing follows
             }
         }
     }

@@ -20,10 +20,14 @@ pub enum Duty {
 pub struct Child {
     /// What it is there for.
     pub duty: Duty,
+    /// The configuration it was made for; a reload begins a new one.
+    pub generation: u32,
     /// Where it is in its life.
     pub life: Life,
     /// Deaths in a row without a healthy minute between them.
     pub failures: u32,
+    /// How many of the last of them came at once.
+    pub instant_deaths: u32,
     /// True once any process of this slot has been ready.
     pub was_ready: bool,
 }
@@ -65,10 +69,12 @@ pub struct Children(BTreeMap<WorkerId, Child>);
 
 impl Children {
     /// Gives a duty the lowest free slot, to be forked at once. `None`: no slot is free.
-    pub fn add(&mut self, duty: Duty, now: Instant) -> Option<WorkerId> {
+    pub fn add(&mut self, duty: Duty, generation: u32, now: Instant) -> Option<WorkerId> {
         let id = (0..MAX_WORKERS as u16).map(WorkerId).find(|id| !self.0.contains_key(id))?;
         let life = Life::Due { at: now };
-        self.0.insert(id, Child { duty, life, failures: 0, was_ready: false });
+        let (failures, instant_deaths, was_ready) = (0, 0, false);
+        let child = Child { duty, generation, life, failures, instant_deaths, was_ready };
+        self.0.insert(id, child);
         Some(id)
     }
 
@@ -112,9 +118,15 @@ impl Children {
         self.iter().find(|(_, child)| child.life.pid() == Some(pid)).map(|(id, _)| id)
     }
 
-    /// The slot of a duty. One that drains and is not replaced has it no more.
-    pub fn by_duty(&self, duty: Duty) -> Option<WorkerId> {
-        self.iter().find(|(_, c)| c.duty == duty && !c.life.is_leaving()).map(|(id, _)| id)
+    /// The slot of a duty in a generation. One that drains and is not replaced has it no more.
+    pub fn by_duty(&self, duty: Duty, generation: u32) -> Option<WorkerId> {
+        let mut of = self.of(generation);
+        of.find(|(_, c)| c.duty == duty && !c.life.is_leaving()).map(|(id, _)| id)
+    }
+
+    /// Those of a generation.
+    pub fn of(&self, generation: u32) -> impl Iterator<Item = (WorkerId, &Child)> {
+        self.iter().filter(move |(_, child)| child.generation == generation)
     }
 
     /// True when no slot is in use.
@@ -122,9 +134,10 @@ impl Children {
         self.0.is_empty()
     }
 
-    /// True when each has been ready once.
-    pub fn all_were_ready(&self) -> bool {
-        self.0.values().all(|child| child.was_ready)
+    /// True when there are some of a generation, and each has been ready once.
+    pub fn all_were_ready(&self, generation: u32) -> bool {
+        let mut of = self.of(generation).filter(|(_, child)| !child.life.is_leaving()).peekable();
+        of.peek().is_some() && of.all(|(_, child)| child.was_ready)
     }
 
     /// Those whose fork is due.
@@ -187,7 +200,7 @@ mod tests {
         let now = Instant::now();
         let mut table = Children::default();
         for n in 0..count {
-            assert_eq!(table.add(Duty::Shared(n), now), Some(WorkerId(n)));
+            assert_eq!(table.add(Duty::Shared(n), 1, now), Some(WorkerId(n)));
         }
         (table, now)
     }
@@ -196,14 +209,14 @@ mod tests {
     fn lowest_free_slot_is_used_again() {
         let (mut table, now) = table(3);
         table.remove(WorkerId(1));
-        assert_eq!(table.add(Duty::Shared(9), now), Some(WorkerId(1)));
-        assert_eq!(table.add(Duty::Shared(10), now), Some(WorkerId(3)));
+        assert_eq!(table.add(Duty::Shared(9), 1, now), Some(WorkerId(1)));
+        assert_eq!(table.add(Duty::Shared(10), 1, now), Some(WorkerId(3)));
     }
 
     #[test]
     fn full_table_refuses() {
         let (mut table, now) = table(MAX_WORKERS as u16);
-        assert_eq!(table.add(Duty::Shared(0), now), None);
+        assert_eq!(table.add(Duty::Shared(0), 1, now), None);
     }
 
     #[test]
@@ -230,13 +243,27 @@ mod tests {
     }
 
     #[test]
+    fn generations_have_the_same_duties_beside_each_other() {
+        let (mut table, now) = table(2);
+        assert_eq!(table.add(Duty::Shared(0), 2, now), Some(WorkerId(2)));
+        assert_eq!(table.by_duty(Duty::Shared(0), 1), Some(WorkerId(0)));
+        assert_eq!(table.by_duty(Duty::Shared(0), 2), Some(WorkerId(2)));
+        assert_eq!(table.by_duty(Duty::Shared(1), 2), None);
+        assert!(!table.all_were_ready(2));
+        assert!(!table.all_were_ready(3), "there is none");
+        table.child_mut(WorkerId(2)).unwrap().was_ready = true;
+        assert!(table.all_were_ready(2));
+        assert!(!table.all_were_ready(1));
+    }
+
+    #[test]
     fn leaving_child_has_its_duty_no_more() {
         let (mut table, _) = table(1);
-        assert_eq!(table.by_duty(Duty::Shared(0)), Some(WorkerId(0)));
+        assert_eq!(table.by_duty(Duty::Shared(0), 1), Some(WorkerId(0)));
         let drain = |replace| Life::Draining { pid: 5, until: None, replace };
         table.child_mut(WorkerId(0)).unwrap().life = drain(true);
-        assert_eq!(table.by_duty(Duty::Shared(0)), Some(WorkerId(0)));
+        assert_eq!(table.by_duty(Duty::Shared(0), 1), Some(WorkerId(0)));
         table.child_mut(WorkerId(0)).unwrap().life = drain(false);
-        assert_eq!(table.by_duty(Duty::Shared(0)), None);
+        assert_eq!(table.by_duty(Duty::Shared(0), 1), None);
     }
 }

@@ -23,13 +23,21 @@ pub struct Devices {
     cpus: usize,
     found: BTreeSet<DeviceKey>,
     unreadable: BTreeSet<SiteId>,
+    /// Docroots that a reload took away; their numbers are not given again.
+    retired: BTreeSet<SiteId>,
 }
 
 impl Devices {
     /// Nothing found yet. `cpus`: how many workers `workers = cpu` means.
     pub fn new(docroots: Vec<PathBuf>, workers: Workers, cpus: usize) -> Devices {
-        let (found, unreadable) = (BTreeSet::new(), BTreeSet::new());
-        Devices { docroots, workers, cpus, found, unreadable }
+        let (found, unreadable, retired) = Default::default();
+        Devices { docroots, workers, cpus, found, unreadable, retired }
+    }
+
+    /// The same, without the devices of these docroots.
+    pub fn without(mut self, retired: BTreeSet<SiteId>) -> Devices {
+        self.retired = retired;
+        self
     }
 
     /// Lists the docroots again; true when the devices changed. A docroot that cannot be listed
@@ -37,6 +45,9 @@ impl Devices {
     pub fn look(&mut self) -> bool {
         let mut found = BTreeSet::new();
         for (site, docroot) in (0..).map(SiteId).zip(&self.docroots) {
+            if self.retired.contains(&site) {
+                continue;
+            }
             match names(docroot) {
                 Ok(devids) => {
                     self.unreadable.remove(&site);
@@ -73,7 +84,8 @@ impl Devices {
         if workers.is_empty() {
             return Vec::new();
         }
-        let docroots = (0..self.docroots.len()).map(|n| docroot_key(SiteId(n as u8)));
+        let sites = (0..self.docroots.len()).map(|n| SiteId(n as u8));
+        let docroots = sites.filter(|site| !self.retired.contains(site)).map(docroot_key);
         docroots.chain(self.found.iter().copied()).map(|key| (key, owner(key, workers))).collect()
     }
 

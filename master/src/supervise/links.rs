@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rmogstored_worker::control::{Channel, Down};
+use rmogstored_worker::handover::{self, MOST_INPUT, Parcel};
 use rmogstored_worker::spec::{Peer, WorkerId};
 use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
 
@@ -36,9 +37,12 @@ impl Links {
         Ok(())
     }
 
-    /// Closes a slot's inbox with what waits in it.
-    pub fn remove(&mut self, id: WorkerId) {
-        self.0.remove(&id);
+    /// Closes a slot's inbox. Connections that wait in it go to the heir's, as far as there is
+    /// room; how many did.
+    pub fn remove(&mut self, id: WorkerId, heir: Option<WorkerId>) -> i32 {
+        let Some(link) = self.0.remove(&id) else { return 0 };
+        let heir = heir.and_then(|heir| self.inbox_of(heir));
+        heir.map_or(0, |heir| pass_on(link.receiver.as_fd(), heir))
     }
 
     /// Notes the channel to a slot's new process.
@@ -130,6 +134,26 @@ impl Links {
     }
 }
 
+/// Empties an inbox that has no worker any more into another one. What is no connection is of
+/// use to nobody now.
+fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> i32 {
+    let mut buffer = vec![0; MOST_INPUT + 64];
+    let mut passed_on = 0;
+    loop {
+        match handover::receive(from, &mut buffer) {
+            Ok(Some(Parcel::Connection { socket, service, site, input })) => {
+                match handover::send_connection(to, socket.as_fd(), service, site, &input) {
+                    Ok(()) => passed_on += 1,
+                    Err(e) => log::warn!("a connection is lost between two workers: {e}"),
+                }
+            }
+            Ok(Some(_)) => {}
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => log::warn!("inbox: {e}"),
+            Ok(None) | Err(_) => return passed_on,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +203,26 @@ mod tests {
         links.connect(A, master);
         (0..10_000).for_each(|_| links.send(A, Down::ReopenLogs));
         assert_eq!(links.0[&A].unsent.len(), MOST_UNSENT);
+    }
+
+    #[test]
+    fn connections_that_wait_for_a_worker_that_has_gone_are_passed_on() {
+        use rmogstored_worker::spec::{Service, SiteId};
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        links.add(B).unwrap();
+        let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
+        for text in [b"GET /1", b"GET /2"] {
+            let (to, of) = (links.0[&A].sender.as_fd(), connection.as_fd());
+            handover::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
+        }
+        assert_eq!(links.remove(A, Some(B)), 2);
+        let mut buffer = vec![0; 1 << 16];
+        for text in [b"GET /1", b"GET /2"] {
+            let parcel = handover::receive(links.0[&B].receiver.as_fd(), &mut buffer).unwrap();
+            let Some(Parcel::Connection { input, .. }) = parcel else { panic!("{parcel:?}") };
+            assert_eq!(input, text);
+        }
+        assert_eq!(links.remove(B, None), 0);
     }
 }

@@ -7,21 +7,30 @@
 //! | [`children`] | the table of workers: pure |
 //! | [`devices`] | devices by name, and who owns them |
 //! | [`links`] | control channels and inboxes |
+//! | [`plan`] | what a generation of workers serves |
 //! | [`spawn`] | forking a worker |
 //! | `act` | carrying out what the policy wants |
+//! | `reload` | a new generation of workers beside the old one |
+//! | `upgrade` | a successor beside this process |
+//! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
 mod act;
 pub mod children;
 pub mod devices;
+mod health;
 pub mod links;
+pub mod plan;
 pub mod policy;
+mod reload;
 pub mod spawn;
 mod status;
+mod upgrade;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -30,17 +39,24 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rmogstored_worker::control::{Channel, Down, Up};
 use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
-use rmogstored_worker::spec::{DeviceKey, Settings, Site, WorkerId, WorkerSpec};
+use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
+use rmogstored_worker::sys::title;
 
 use crate::config::Config;
-use crate::listeners::Bound;
+use crate::invocation::Invocation;
+use crate::notify::Watchdog;
+use crate::pidfile::Pidfile;
+use crate::privileges::Identity;
 use crate::report::events::{Event as Told, EventPipe};
 use crate::report::status::StatusSocket;
-use crate::{Listening, MasterError, OnReady};
-use devices::Devices;
+use crate::successor::Origin;
+use crate::{Listening, MasterError, OnReady, Reload, title as titles};
 use links::Links;
+use plan::Plan;
 use policy::{Action, Event, Exit, Phase, Policy};
+use reload::Renewal;
+use upgrade::Upgrades;
 
 /// How often the docroots are listed.
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
@@ -73,7 +89,7 @@ pub enum Outcome {
     /// In the master: the exit status.
     Finished(i32),
     /// In a new worker, with everything of the master and of its siblings closed.
-    Worker(Box<WorkerSpec>),
+    Worker(Box<WorkerSpec>, Option<Identity>),
 }
 
 /// The supervisor: what the master has while it runs.
@@ -81,24 +97,48 @@ pub struct Supervisor {
     poll: Poll,
     signals: Signals,
     policy: Policy,
-    devices: Devices,
+    /// What the newest generation of workers serves.
+    plan: Plan,
+    /// While the generation before it is not yet replaced.
+    renewal: Option<Renewal>,
+    /// SIGHUP came at a moment when it could not be obeyed.
+    reload_again: bool,
+    upgrades: Upgrades,
+    /// What this process succeeds to, as long as that lives.
+    origin: Option<Origin>,
     links: Links,
-    listeners: Vec<Bound>,
     /// The listeners as they were, for reports after they are closed.
     listening: Vec<Listening>,
-    sites: Vec<Site>,
-    settings: Settings,
     board: Scoreboard,
     events: EventPipe,
     status: Option<StatusSocket>,
-    on_ready: Option<OnReady>,
+    pidfile: Option<Pidfile>,
+    paths: Paths,
+    kit: Kit,
     /// Reported last for each device.
     stalled: BTreeMap<DeviceKey, bool>,
+    stuck: BTreeSet<WorkerId>,
+    watchdog: Watchdog,
     failure: Option<MasterError>,
     began: Instant,
     next_look: Instant,
     next_stall_look: Instant,
     retry: bool,
+}
+
+/// What the supervisor is given to work with.
+pub(crate) struct Kit {
+    pub on_ready: Option<OnReady>,
+    pub reload: Reload,
+    pub reopen_logs: fn(),
+    pub invocation: Invocation,
+    pub upgrade_timeout: Duration,
+}
+
+/// Files that a successor takes over once it is ready, and any other node makes at once.
+struct Paths {
+    pidfile: Option<PathBuf>,
+    status: Option<PathBuf>,
 }
 
 /// What the loop does next.
@@ -111,27 +151,31 @@ enum Step {
 
 impl Supervisor {
     /// Opens what can fail before anything is forked. From here on signals are blocked.
-    pub fn new(
+    pub(crate) fn new(
         config: Config,
-        listeners: Vec<Bound>,
-        on_ready: Option<OnReady>,
+        plan: Plan,
+        origin: Option<Origin>,
+        kit: Kit,
     ) -> Result<Supervisor, MasterError> {
         let events = event_pipe(&config)?;
-        let status = status_socket(&config)?;
         let board = Scoreboard::new().map_err(MasterError::system("mmap"))?;
         let poll = Poll::new().map_err(MasterError::system("epoll_create"))?;
         crate::sys::restore(&[Signal::SIGCHLD]); // ignored, its children could not be waited for
         let signals = Signals::new(&SIGNALS).map_err(MasterError::system("signalfd"))?;
         let now = Instant::now();
-        let supervisor = Supervisor {
-            policy: Policy::new(config.settings.drain_timeout),
-            devices: devices_of(&config),
+        let generation = origin.map_or(1, |origin| origin.generation);
+        let mut supervisor = Supervisor {
+            policy: Policy::new(config.settings.drain_timeout, generation),
+            listening: plan.listening(),
+            plan,
+            renewal: None,
+            reload_again: false,
+            upgrades: Upgrades::default(),
+            origin,
             links: Links::default(),
-            listening: listeners.iter().map(|bound| bound.listening.clone()).collect(),
-            sites: sites_of(&config),
-            settings: config.settings,
-            listeners,
             stalled: BTreeMap::new(),
+            stuck: BTreeSet::new(),
+            watchdog: Watchdog::new(now),
             failure: None,
             began: now,
             next_look: now,
@@ -141,38 +185,54 @@ impl Supervisor {
             signals,
             board,
             events,
-            status,
-            on_ready,
+            status: None,
+            pidfile: None,
+            paths: Paths { pidfile: config.pidfile, status: config.status_socket },
+            kit,
         };
-        supervisor.watch()?;
+        supervisor
+            .register(&supervisor.signals, SIGNALS_TOKEN, Interest::READABLE)
+            .map_err(MasterError::system("epoll_ctl"))?;
+        if origin.is_none() {
+            supervisor.take_paths().inspect_err(|_| supervisor.remove_paths())?;
+        }
         Ok(supervisor)
+    }
+
+    /// Makes the pid file and the status socket. A successor does that when it is ready: until
+    /// then they are its predecessor's, and nothing needs undoing if it fails.
+    fn take_paths(&mut self) -> Result<(), MasterError> {
+        if let Some(path) = self.paths.pidfile.take() {
+            self.pidfile = Some(Pidfile::create(&path).map_err(MasterError::Pidfile)?);
+        }
+        if let Some(path) = self.paths.status.take() {
+            let bind =
+                if self.origin.is_some() { StatusSocket::take_over } else { StatusSocket::bind };
+            let failed = |source| MasterError::StatusSocket { path: path.clone(), source };
+            let socket = bind(&path).map_err(failed)?;
+            self.register(socket.listener(), STATUS_TOKEN, Interest::READABLE).map_err(failed)?;
+            self.status = Some(socket);
+        }
+        Ok(())
+    }
+
+    fn remove_paths(&self) {
+        self.status.iter().for_each(StatusSocket::remove);
+        self.pidfile.iter().for_each(Pidfile::remove);
     }
 
     /// Runs until the node has stopped, or until this process is a new worker.
     pub fn run(mut self) -> Result<Outcome, MasterError> {
-        self.tell_listeners();
+        title::set(titles::MASTER);
+        self.tell_listeners(&[]);
         let mut happened = Events::with_capacity(64);
         loop {
             match self.step(Instant::now()) {
-                Step::Wait => self.wait(&mut happened)?,
+                Step::Wait => self.wait(&mut happened).inspect_err(|_| self.remove_paths())?,
                 Step::Leave(status) => return self.leave(status),
                 Step::Become(id, control) => return Ok(self.into_worker(id, control)),
             }
         }
-    }
-
-    fn watch(&self) -> Result<(), MasterError> {
-        let failed = MasterError::system("epoll_ctl");
-        let registered =
-            self.register(&self.signals, SIGNALS_TOKEN, Interest::READABLE).and_then(|()| {
-                match &self.status {
-                    Some(socket) => {
-                        self.register(socket.listener(), STATUS_TOKEN, Interest::READABLE)
-                    }
-                    None => Ok(()),
-                }
-            });
-        registered.map_err(failed)
     }
 
     fn register(&self, fd: &impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
@@ -189,12 +249,17 @@ impl Supervisor {
         if now >= self.next_stall_look {
             self.next_stall_look = now + LOOK_FOR_STALLS;
             self.look_for_stalls();
+            self.look_for_stuck_workers(now);
+            self.tidy_after_predecessor();
         }
+        self.watchdog.feed(now, self.stuck.is_empty());
+        self.look_after_successor(now);
         if let Some(socket) = &mut self.status {
             socket.expire(now);
         }
         // The signals last: what a worker said before it exited has been heard by then.
         let mut actions = self.policy.handle(Event::Tick, now);
+        actions.extend(self.watch_renewal(now));
         actions.extend(self.hear_workers(now));
         actions.extend(self.take_signals(now));
         let step = self.carry_out(actions, now);
@@ -228,8 +293,15 @@ impl Supervisor {
         let own = if self.draining() { self.next_stall_look } else { self.next_look };
         let retry = self.retry.then_some(now + RETRY);
         let status = self.status.as_ref().and_then(StatusSocket::deadline);
-        let others = [self.policy.deadline(), retry, status].into_iter().flatten();
-        others.fold(own.min(self.next_stall_look), Instant::min)
+        let others = [
+            self.policy.deadline(),
+            retry,
+            status,
+            self.watchdog.deadline(),
+            self.upgrade_deadline(),
+            self.renewal_deadline(),
+        ];
+        others.into_iter().flatten().fold(own.min(self.next_stall_look), Instant::min)
     }
 
     fn draining(&self) -> bool {
@@ -250,12 +322,26 @@ impl Supervisor {
             Signal::SIGQUIT => return self.policy.handle(Event::Quit, now),
             Signal::SIGTERM | Signal::SIGINT => return self.policy.handle(Event::Terminate, now),
             Signal::SIGUSR1 => {
-                log::logger().flush();
+                (self.kit.reopen_logs)();
                 self.links.send_all(&Down::ReopenLogs);
             }
-            other => log::warn!("{other}: not supported yet, ignored"),
+            Signal::SIGUSR2 => self.upgrade(now),
+            Signal::SIGHUP => return self.reload(now),
+            Signal::SIGWINCH => return self.rest(now),
+            other => log::warn!("{other}: ignored"),
         }
         Vec::new()
+    }
+
+    /// SIGWINCH. The listeners stay open: connections wait for whoever accepts next.
+    fn rest(&mut self, now: Instant) -> Vec<Action> {
+        let actions = self.policy.handle(Event::Rest, now);
+        if self.policy.phase() == Phase::Resting && !actions.is_empty() {
+            log::info!("resting: the workers drain and go");
+            self.renewal = None;
+            self.events.tell(&Told::Resting);
+        }
+        actions
     }
 
     /// Reaps all that ended. Children that an earlier program of this process left are reaped
@@ -273,6 +359,8 @@ impl Supervisor {
             };
             if let Some(worker) = self.policy.children().by_pid(pid) {
                 actions.extend(self.bury(worker, pid, exit, now));
+            } else {
+                self.bury_successor(pid, exit);
             }
         }
     }
@@ -325,8 +413,8 @@ impl Supervisor {
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
             Up::Shutdown => self.policy.handle(Event::Quit, now),
             Up::AioThreads { threads } => {
-                self.settings.aio_threads = threads.clamp(1, 100);
-                self.links.send_all(&Down::AioThreads { threads: self.settings.aio_threads });
+                self.plan.settings.aio_threads = threads.clamp(1, 100);
+                self.links.send_all(&Down::AioThreads { threads: self.plan.settings.aio_threads });
                 Vec::new()
             }
         }
@@ -344,21 +432,25 @@ impl Supervisor {
     /// Drops everything that belongs to the master or to other workers, before the worker's own
     /// first step. Nothing here can fail, and nothing dropped here touches the outside.
     fn into_worker(self, id: WorkerId, control: Channel) -> Outcome {
-        let Supervisor { links, listeners, sites, settings, board, .. } = self;
+        let child = self.policy.children().child(id);
+        let child = child.expect("the fork was for a child of the table");
+        titles::of_worker(id, child.duty);
+        let replaced = self.policy.is_renewing() && child.generation == self.policy.generation();
+        let Supervisor { links, plan, renewal, board, .. } = self;
+        let plan = renewal.filter(|_| replaced).map_or(plan, |renewal| renewal.before);
+        let Plan { listeners, sites, settings, identity, .. } = plan;
         let (inbox, peers) =
             links.into_ends(id).expect("the slot had its inbox before its process was forked");
         let listeners = listeners.into_iter().map(|bound| bound.listener).collect();
         let spec = WorkerSpec { id, sites, listeners, settings, control, inbox, peers, board };
-        Outcome::Worker(Box::new(spec))
+        Outcome::Worker(Box::new(spec), identity)
     }
 
     fn leave(mut self, status: i32) -> Result<Outcome, MasterError> {
         for left in self.policy.children().with_process() {
             log::error!("worker {left} cannot be killed; leaving it behind");
         }
-        if let Some(socket) = &self.status {
-            socket.remove();
-        }
+        self.remove_paths();
         self.events.tell(&Told::Stopped);
         log::info!("stopped");
         self.failure.map_or(Ok(Outcome::Finished(status)), Err)
@@ -370,27 +462,4 @@ fn event_pipe(config: &Config) -> Result<EventPipe, MasterError> {
         Some(number) => EventPipe::open(number).ok_or(MasterError::StatusFd(number)),
         None => Ok(EventPipe::default()),
     }
-}
-
-fn status_socket(config: &Config) -> Result<Option<StatusSocket>, MasterError> {
-    let bind = |path: &std::path::PathBuf| {
-        StatusSocket::bind(path)
-            .map_err(|source| MasterError::StatusSocket { path: path.clone(), source })
-    };
-    config.status_socket.as_ref().map(bind).transpose()
-}
-
-fn devices_of(config: &Config) -> Devices {
-    let docroots = config.sites.iter().map(|site| site.docroot.clone()).collect();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    Devices::new(docroots, config.workers, cpus)
-}
-
-fn sites_of(config: &Config) -> Vec<Site> {
-    use rmogstored_worker::spec::Service;
-    let usage = |site: &crate::config::SiteConfig| {
-        site.listeners.iter().any(|listener| listener.service == Service::Mgmt)
-    };
-    let sites = config.sites.iter();
-    sites.map(|site| Site { docroot: site.docroot.clone(), usage: usage(site) }).collect()
 }

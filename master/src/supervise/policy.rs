@@ -15,8 +15,12 @@ mod tests;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Where the doubling ends.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
-/// Where it ends after SIGKILL: never the program's own doing, so no long delay helps.
+/// Where it ends after SIGKILL: not the program's own doing, so no long delay helps ...
 const LONGEST_DELAY_AFTER_KILL: Duration = Duration::from_secs(1);
+/// ... unless it comes at once, this soon after the worker was ready or before, ...
+const AT_ONCE: Duration = Duration::from_millis(20);
+/// ... and so many times in a row: whatever kills it there will do so again.
+const MOST_AT_ONCE: u32 = 8;
 /// How long a worker is ready until its crashes are forgotten.
 const HEALTHY: Duration = Duration::from_secs(60);
 /// How long a killed process is waited for. One that hangs in a dead disk's driver never ends.
@@ -59,6 +63,14 @@ pub enum Event {
     },
     /// A worker's duty has gone.
     Retire(WorkerId),
+    /// SIGWINCH: all workers drain and go, the master stays.
+    Rest,
+    /// A new generation of workers is to take over; [`Policy::add`] follows.
+    Renew,
+    /// The new generation is not to be: its workers go again.
+    FallBack,
+    /// The devices have new owners: the older generations may drain.
+    Settle,
     /// SIGQUIT, or the sidechannel's `shutdown`.
     Quit,
     /// SIGTERM or SIGINT.
@@ -78,6 +90,17 @@ pub enum Action {
     Started(WorkerId),
     /// All first workers serve: tell it.
     NodeReady,
+    /// All workers of the new generation serve: give them the devices, then
+    /// [`Event::Settle`].
+    Renewed,
+    /// A worker of the new generation ended before it was ready: tell it, then
+    /// [`Event::FallBack`].
+    RenewalFailed {
+        /// Its slot.
+        worker: WorkerId,
+        /// How it ended.
+        exit: Exit,
+    },
     /// A worker that ended, or could not be forked, is replaced after this delay: log it.
     Respawn {
         /// Its slot.
@@ -109,6 +132,8 @@ pub enum Phase {
     Starting,
     /// All were ready.
     Running,
+    /// Without workers, until a reload brings new ones.
+    Resting,
     /// On its way out.
     Draining {
         /// The exit status at the end.
@@ -127,17 +152,48 @@ pub struct Policy {
     children: Children,
     drain_timeout: Option<Duration>,
     terminations: u32,
+    /// The generation that owns the devices.
+    generation: u32,
+    /// The one that is to take over.
+    next: Option<u32>,
+    /// Counted on, also past those that were not to be.
+    last: u32,
 }
 
 impl Policy {
     /// No children yet. A drain timeout of zero is none.
-    pub fn new(drain_timeout: Duration) -> Policy {
-        Policy {
+    pub fn new(drain_timeout: Duration, generation: u32) -> Policy {
+        let mut policy = Policy {
             phase: Phase::Starting,
             children: Children::default(),
-            drain_timeout: (!drain_timeout.is_zero()).then_some(drain_timeout),
+            drain_timeout: None,
             terminations: 0,
-        }
+            generation,
+            next: None,
+            last: generation,
+        };
+        policy.set_drain_timeout(drain_timeout);
+        policy
+    }
+
+    /// How long drains that begin from now on may take; zero: no bound.
+    pub fn set_drain_timeout(&mut self, drain_timeout: Duration) {
+        self.drain_timeout = (!drain_timeout.is_zero()).then_some(drain_timeout);
+    }
+
+    /// The generation that owns the devices.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The generation that new workers belong to.
+    pub fn newest(&self) -> u32 {
+        self.next.unwrap_or(self.generation)
+    }
+
+    /// True while a new generation is starting beside the old one.
+    pub fn is_renewing(&self) -> bool {
+        self.newest() != self.generation
     }
 
     /// The phase of the node.
@@ -152,14 +208,14 @@ impl Policy {
 
     /// Takes on a worker; the next [`Event::Tick`] forks it. `None`: no slot is free.
     pub fn add(&mut self, duty: Duty, now: Instant) -> Option<WorkerId> {
-        self.children.add(duty, now)
+        self.children.add(duty, self.newest(), now)
     }
 
     /// When to send the next [`Event::Tick`] at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let drain = match self.phase {
             Phase::Draining { until, .. } => until,
-            Phase::Starting | Phase::Running => None,
+            Phase::Starting | Phase::Running | Phase::Resting => None,
         };
         [drain, self.children.deadline()].into_iter().flatten().min()
     }
@@ -174,6 +230,10 @@ impl Policy {
             Event::Drained(worker) => self.drained(worker),
             Event::Exited { worker, exit } => self.exited(worker, exit, now),
             Event::Retire(worker) => self.retire(worker, now),
+            Event::Rest => self.rest(now),
+            Event::Renew => self.renew(),
+            Event::FallBack => self.fall_back(now),
+            Event::Settle => self.settle(now),
             Event::Quit => self.quit(now),
             Event::Terminate => self.terminate(now),
         }
@@ -189,7 +249,7 @@ impl Policy {
                 }
             }
             Phase::Draining { .. } => Vec::new(),
-            Phase::Starting | Phase::Running => {
+            Phase::Starting | Phase::Running | Phase::Resting => {
                 let spawns = self.children.due(now).into_iter().map(Action::Spawn);
                 self.overdue(now).into_iter().map(Action::Kill).chain(spawns).collect()
             }
@@ -222,9 +282,14 @@ impl Policy {
         child.life = Life::Running { pid, since: now };
         child.was_ready = true;
         let mut actions = vec![Action::Started(worker)];
-        if self.phase == Phase::Starting && self.children.all_were_ready() {
+        if self.phase == Phase::Starting && self.children.all_were_ready(self.generation) {
             self.phase = Phase::Running;
             actions.push(Action::NodeReady);
+        }
+        if self.phase == Phase::Running
+            && self.next.is_some_and(|g| self.children.all_were_ready(g))
+        {
+            actions.push(Action::Renewed);
         }
         actions
     }
@@ -259,7 +324,18 @@ impl Policy {
             Life::Starting { .. } if !child.was_ready && self.phase == Phase::Starting => {
                 self.fail_start(worker, exit, now)
             }
-            _ => self.retry(worker, longest_delay(exit), now),
+            Life::Starting { .. }
+                if !child.was_ready
+                    && self.next == Some(child.generation)
+                    && self.generation != child.generation =>
+            {
+                self.children.remove(worker);
+                vec![Action::Release(worker), Action::RenewalFailed { worker, exit }]
+            }
+            _ => {
+                let longest = longest_delay(child, exit, now);
+                self.retry(worker, longest, now)
+            }
         }
     }
 
@@ -279,6 +355,46 @@ impl Policy {
         };
         child.life = Life::Draining { pid, until, replace: false };
         vec![Action::Drain(worker)]
+    }
+
+    fn rest(&mut self, now: Instant) -> Vec<Action> {
+        if self.phase != Phase::Running {
+            return Vec::new();
+        }
+        self.phase = Phase::Resting;
+        self.next = None;
+        self.retire_all(now, |_| true)
+    }
+
+    /// There is nobody to take over from while the node rests.
+    fn renew(&mut self) -> Vec<Action> {
+        self.last += 1;
+        self.next = Some(self.last);
+        if self.phase == Phase::Resting {
+            self.phase = Phase::Running;
+            self.generation = self.last;
+        }
+        Vec::new()
+    }
+
+    fn fall_back(&mut self, now: Instant) -> Vec<Action> {
+        let Some(failed) = self.next.take() else { return Vec::new() };
+        self.retire_all(now, |generation| generation == failed)
+    }
+
+    fn settle(&mut self, now: Instant) -> Vec<Action> {
+        let Some(next) = self.next.take() else { return Vec::new() };
+        self.generation = next;
+        self.retire_all(now, |generation| generation != next)
+    }
+
+    fn retire_all(&mut self, now: Instant, which: impl Fn(u32) -> bool) -> Vec<Action> {
+        let children = self.children.iter();
+        let all: Vec<WorkerId> = children
+            .filter(|(_, child)| which(child.generation) && !child.life.is_leaving())
+            .map(|(id, _)| id)
+            .collect();
+        all.into_iter().flat_map(|worker| self.retire(worker, now)).collect()
     }
 
     fn quit(&mut self, now: Instant) -> Vec<Action> {
@@ -325,8 +441,14 @@ impl Policy {
     }
 }
 
-fn longest_delay(exit: Exit) -> Duration {
-    if exit == Exit::Signal(SIGKILL) { LONGEST_DELAY_AFTER_KILL } else { LONGEST_DELAY }
+fn longest_delay(child: &mut Child, exit: Exit, now: Instant) -> Duration {
+    let at_once = !child.life.ran_for(AT_ONCE, now);
+    child.instant_deaths = if at_once { child.instant_deaths.saturating_add(1) } else { 0 };
+    if exit == Exit::Signal(SIGKILL) && child.instant_deaths <= MOST_AT_ONCE {
+        LONGEST_DELAY_AFTER_KILL
+    } else {
+        LONGEST_DELAY
+    }
 }
 
 /// None the first time, then doubling; a healthy minute starts it anew.
@@ -349,6 +471,7 @@ impl Phase {
         match self {
             Phase::Starting => "starting",
             Phase::Running => "running",
+            Phase::Resting => "resting",
             Phase::Draining { .. } => "draining",
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::sys::signal::Signal;
 use rmogstored_worker::control::Channel;
@@ -28,15 +29,16 @@ pub enum Forked {
 }
 
 /// Forks a worker. Signals stay blocked in it until it says which it wants.
-pub fn fork(board: Scoreboard, id: WorkerId) -> io::Result<Forked> {
+pub fn fork(board: Scoreboard, id: WorkerId, generation: u32) -> io::Result<Forked> {
     let (master, worker) = Channel::pair()?;
     let slot = board.worker(id);
     // Before the fork: a quick worker may be running before the master is back.
     slot.begin(0);
+    slot.generation.store(generation, Relaxed);
     slot.set_state(WorkerState::Starting);
     match sys::fork() {
         Ok(Some(pid)) => {
-            slot.pid.store(pid.as_raw().cast_unsigned(), std::sync::atomic::Ordering::Relaxed);
+            slot.pid.store(pid.as_raw().cast_unsigned(), Relaxed);
             Ok(Forked::Master { pid: pid.as_raw(), control: master })
         }
         Ok(None) => {

@@ -45,9 +45,10 @@ impl Supervisor {
         Document {
             version: VERSION,
             pid: std::process::id(),
-            generation: 1,
+            generation: self.policy.generation(),
             uptime: self.began.elapsed().as_secs_f64(),
-            state: self.policy.phase().name(),
+            state: self.policy.phase().name().to_owned(),
+            upgrade: self.upgrade_status(),
             listeners: self.listening.iter().map(listener_status).collect(),
             workers: children.map(|(id, child)| self.worker_status(id, child)).collect(),
             devices: devices.map(|(key, slot)| self.device_status(key, slot)).collect(),
@@ -59,7 +60,8 @@ impl Supervisor {
         WorkerStatus {
             worker: id.0,
             pid: child.life.pid(),
-            state: child.life.name(),
+            state: child.life.name().to_owned(),
+            generation: child.generation,
             restarts: slot.restarts.load(Relaxed),
             connections: slot.connections.load(Relaxed),
             requests: slot.requests.load(Relaxed),
@@ -75,11 +77,12 @@ impl Supervisor {
     }
 
     fn device_status(&self, key: DeviceKey, slot: &DeviceSlot) -> DeviceStatus {
+        let usage = slot.usage();
         DeviceStatus {
             device: key.to_string(),
-            docroot: self.devices.docroot(key.site).display().to_string(),
+            docroot: self.plan.devices.docroot(key.site).display().to_string(),
             owner: slot.owner().0,
-            state: if slot.state() == DeviceState::Stalled { "stalled" } else { "ok" },
+            state: if slot.state() == DeviceState::Stalled { "stalled" } else { "ok" }.to_owned(),
             in_flight: slot.in_flight.load(Relaxed),
             oldest_ms: slot.oldest_ms.load(Relaxed),
             inline_reads: match slot.inline_reads.load(Relaxed) {
@@ -87,20 +90,23 @@ impl Supervisor {
                 2 => Some(false),
                 _ => None,
             },
+            used_kib: usage.as_ref().map(|usage| usage.used),
+            total_kib: usage.as_ref().map(|usage| usage.total),
+            busy_percent: slot.busy().map(|busy| f64::from(busy) / 100.0),
         }
     }
 }
 
 fn listener_status(listening: &Listening) -> ListenerStatus {
     ListenerStatus {
-        service: service_name(listening.service),
+        service: service_name(listening.service).to_owned(),
         address: listening.address.to_string(),
         docroot: listening.docroot.display().to_string(),
     }
 }
 
 /// How long ago a moment of CLOCK_MONOTONIC was; 0 stands for never.
-fn age_ms(moment: u64) -> Option<u64> {
+pub(super) fn age_ms(moment: u64) -> Option<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
     let now = now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000;
     (moment != 0).then(|| now.saturating_sub(moment))

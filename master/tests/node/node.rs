@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use rmogstored_master::config::{Config, ListenerConfig, SiteConfig, Workers};
+use rmogstored_master::invocation::Invocation;
 use rmogstored_master::{Hooks, run as run_master};
 use rmogstored_worker::control::{Down, Up};
 use rmogstored_worker::scoreboard::{DeviceState, WorkerState};
@@ -25,7 +26,14 @@ pub fn run() -> i32 {
     let on_ready = Box::new(|all: &[rmogstored_master::Listening]| {
         say(&format!("on_ready: {}", all[0].address));
     });
-    let hooks = Hooks { worker, in_worker: || say("in_worker"), on_ready: Some(on_ready) };
+    let hooks = Hooks {
+        worker,
+        in_worker: || say("in_worker"),
+        on_ready: Some(on_ready),
+        reload: Box::new(|| Ok(config())),
+        reopen_logs: || say("reopen_logs"),
+        invocation: Invocation::capture(),
+    };
     run_master(config(), hooks).unwrap_or_else(|e| {
         say(&e.to_string());
         1
@@ -64,6 +72,8 @@ fn config() -> Config {
             max_queue: 10,
         },
         pidfile: None,
+        identity: None,
+        upgrade_timeout: Duration::from_secs(5),
         daemonize: false,
         status_fd: Some(1),
         status_socket: Some(PathBuf::from(variable("NODE_DOCROOT")).join("status")),
@@ -85,6 +95,7 @@ fn worker(spec: WorkerSpec) -> i32 {
     }
     spec.control.send(&Up::Ready, None).unwrap();
     match behaviour.as_str() {
+        "dies" if spec.id.0 == 0 => nix::sys::signal::raise(Signal::SIGKILL).unwrap(),
         "crashes" => return 3,
         "stalls" => mark_devices(&spec, DeviceState::Stalled),
         "shuts-down" => spec.control.send(&Up::Shutdown, None).unwrap(),

@@ -23,7 +23,9 @@ use crate::sys::file::{BENEATH, open_below};
 
 /// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
 pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
-    let found = DeviceDir::open(device.path()).and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
+    let found = DeviceDir::open(device.path())
+        .and_then(|dir| device.insist_on_mount(dir))
+        .and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
     let (facts, dir) = match found {
         Ok(found) => found,
         Err(e) => {
@@ -34,7 +36,7 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
         }
     };
-    let disk = device.disk(&dir);
+    let disk = device.disk(&dir, write);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);

@@ -7,6 +7,7 @@ pub mod priority;
 pub mod shm;
 pub mod signal;
 pub mod socket;
+pub mod title;
 
 use std::io;
 

@@ -19,10 +19,16 @@ impl Signals {
         Ok(Signals(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// The next signal that is pending, if any.
+    /// The next signal that is pending, if any. SIGWINCH counts only when a process sent it: the
+    /// kernel sends it to whatever runs in a terminal whose window changes its size.
     pub fn next(&self) -> Option<Signal> {
-        let info = self.0.read_signal().ok().flatten()?;
-        Signal::try_from(info.ssi_signo as i32).ok()
+        loop {
+            let info = self.0.read_signal().ok().flatten()?;
+            let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
+            if signal != Signal::SIGWINCH || info.ssi_code != libc::SI_KERNEL {
+                return Some(signal);
+            }
+        }
     }
 }
 

@@ -430,6 +430,8 @@ proptest! {
             workers,
             settings,
             pidfile: pidfile.then(|| dir.join("pid")),
+            identity: None,
+            upgrade_timeout: Duration::from_millis(1500),
             daemonize,
             status_fd: status_fd.then_some(1),
             status_socket: status_socket.then(|| "/tmp/a b".into()),

@@ -9,12 +9,19 @@ struct Node {
     policy: Policy,
     now: Instant,
     next_pid: i32,
+    /// How long a worker lives after it is ready.
+    lives: Duration,
 }
 
 impl Node {
     /// With so many workers forked, none ready.
     fn starting(workers: u16) -> Node {
-        let mut node = Node { policy: Policy::new(DRAIN), now: Instant::now(), next_pid: 100 };
+        let mut node = Node {
+            policy: Policy::new(DRAIN, 1),
+            now: Instant::now(),
+            next_pid: 100,
+            lives: AT_ONCE,
+        };
         for n in 0..workers {
             node.policy.add(Duty::Shared(n), node.now).unwrap();
         }
@@ -62,6 +69,7 @@ impl Node {
         self.pass(delay);
         assert_eq!(self.fork_due(), [Action::Spawn(A)]);
         assert_eq!(self.tell(Event::Ready(A)), [Action::Started(A)]);
+        self.pass(self.lives);
         delay
     }
 }
@@ -120,8 +128,89 @@ fn killed_worker_is_never_away_for_more_than_a_second() {
 }
 
 #[test]
+fn worker_killed_at_once_every_time_is_forked_less_and_less() {
+    let mut node = Node::running(1);
+    node.lives = AT_ONCE - Duration::from_millis(1);
+    let delays: Vec<u128> =
+        (0..12).map(|_| node.crash_and_recover(Exit::Signal(SIGKILL)).as_millis()).collect();
+    let expected = [0, 100, 200, 400, 800, 1000, 1000, 1000, 10_000, 10_000, 10_000, 10_000];
+    assert_eq!(delays, expected);
+    node.lives = AT_ONCE;
+    node.crash_and_recover(Exit::Signal(SIGKILL));
+    let again = node.crash_and_recover(Exit::Signal(SIGKILL));
+    assert_eq!(again, LONGEST_DELAY_AFTER_KILL, "one longer life and it is chance again");
+}
+
+#[test]
+fn new_generation_takes_over_when_all_of_it_is_ready() {
+    let mut node = Node::running(1);
+    node.tell(Event::Renew);
+    let [c, d] = [0, 1].map(|n| node.policy.add(Duty::Shared(n), node.now).unwrap());
+    assert_eq!((node.policy.generation(), node.policy.newest()), (1, 2));
+    assert_eq!(node.fork_due(), [Action::Spawn(c), Action::Spawn(d)]);
+    assert_eq!(node.tell(Event::Ready(c)), [Action::Started(c)]);
+    assert_eq!(node.tell(Event::Ready(d)), [Action::Started(d), Action::Renewed]);
+    assert_eq!(node.tell(Event::Settle), [Action::Drain(A)]);
+    assert_eq!(node.policy.generation(), 2);
+    assert_eq!(node.exit(A, Exit::Status(0)), [Action::Release(A)]);
+}
+
+#[test]
+fn new_generation_that_cannot_start_goes_again() {
+    let mut node = Node::running(1);
+    node.tell(Event::Renew);
+    let [c, d] = [0, 1].map(|n| node.policy.add(Duty::Shared(n), node.now).unwrap());
+    node.fork_due();
+    node.tell(Event::Ready(d));
+    let exit = Exit::Status(1);
+    let failed = [Action::Release(c), Action::RenewalFailed { worker: c, exit }];
+    assert_eq!(node.exit(c, exit), failed);
+    assert_eq!(node.tell(Event::FallBack), [Action::Drain(d)]);
+    assert_eq!(node.exit(d, Exit::Status(0)), [Action::Release(d)]);
+    assert_eq!((node.policy.generation(), node.policy.newest()), (1, 1));
+    node.tell(Event::Renew);
+    assert_eq!(node.policy.newest(), 3, "a number is used once");
+}
+
+#[test]
+fn old_worker_that_crashes_during_a_renewal_is_respawned() {
+    let mut node = Node::running(1);
+    node.tell(Event::Renew);
+    node.policy.add(Duty::Shared(0), node.now).unwrap();
+    let respawn = Action::Respawn { worker: A, delay: Duration::ZERO, crashed: true };
+    assert_eq!(node.exit(A, Exit::Signal(11)), [respawn]);
+}
+
+#[test]
+fn resting_node_keeps_its_master_and_wakes_with_a_new_generation() {
+    let mut node = Node::running(2);
+    assert_eq!(node.tell(Event::Rest), [Action::Drain(A), Action::Drain(B)]);
+    assert_eq!(node.exit(A, Exit::Status(0)), [Action::Release(A)]);
+    assert_eq!(node.exit(B, Exit::Status(0)), [Action::Release(B)]);
+    assert_eq!(node.tell(Event::Tick), []);
+    assert_eq!(node.policy.phase().name(), "resting");
+    node.tell(Event::Renew);
+    assert_eq!(node.policy.phase(), Phase::Running);
+    let c = node.policy.add(Duty::Shared(0), node.now).unwrap();
+    assert_eq!(node.fork_due(), [Action::Spawn(c)]);
+    node.exit(c, Exit::Status(1));
+    assert_eq!(node.fork_due(), [Action::Spawn(c)], "there is nothing to fall back to");
+    assert_eq!(node.tell(Event::Ready(c)), [Action::Started(c), Action::Renewed]);
+    assert_eq!(node.tell(Event::Settle), []);
+}
+
+#[test]
+fn resting_node_can_quit() {
+    let mut node = Node::running(1);
+    node.tell(Event::Rest);
+    node.exit(A, Exit::Status(0));
+    assert_eq!(node.tell(Event::Quit), [Action::NodeDraining, Action::Finish(0)]);
+}
+
+#[test]
 fn healthy_minute_makes_crashes_forgotten_and_less_does_not() {
     let mut node = Node::running(1);
+    node.lives = Duration::ZERO;
     node.crash_and_recover(Exit::Status(1));
     node.crash_and_recover(Exit::Status(1));
     node.pass(HEALTHY - Duration::from_millis(1));

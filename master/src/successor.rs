@@ -1,0 +1,130 @@
+//! This process as the successor in an upgrade: what its predecessor told it, and what it tells
+//! back through a pipe that it inherited. A predecessor of another program tells nothing, and
+//! then there is nothing to tell back.
+//!
+//! The pipe carries lines: `hello` from a program that knows of it, `because TEXT` why the start
+//! fails, `ready` once every worker accepts connections.
+
+use std::env;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::unistd::{Pid, getppid};
+use rmogstored_worker::sys::socket::adopt_inherited;
+
+use crate::inherit;
+use crate::pidfile;
+use crate::sys;
+use std::path::Path;
+
+/// The variable that holds the pipe's number and the successor's generation: `7,2`.
+pub(crate) const VARIABLE: &str = "RMOGSTORED_SUCCESSOR";
+
+static STATE: Mutex<State> = Mutex::new(State { pipe: None, origin: None });
+
+struct State {
+    pipe: Option<File>,
+    origin: Option<Origin>,
+}
+
+/// What is known of the process that this one is to succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Its process, the parent of this one.
+    pub predecessor: Pid,
+    /// The generation that begins with this process.
+    pub generation: u32,
+}
+
+/// Takes over the pipe, if there is one. To be called first of all: what fails later can then be
+/// explained to the predecessor.
+pub fn begin() {
+    let value = env::var(VARIABLE);
+    sys::forget_variable(VARIABLE);
+    let Some((number, generation)) = value.ok().as_deref().and_then(parse) else { return };
+    if !inherit::announced() {
+        return; // nobody upgrades without leaving his listeners
+    }
+    let Some(fd) = adopt_inherited(number) else { return };
+    if fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
+        return;
+    }
+    let mut state = lock();
+    state.pipe = Some(File::from(fd));
+    state.origin = Some(Origin { predecessor: getppid(), generation });
+    drop(state);
+    say("hello");
+}
+
+/// Tells the predecessor why the start fails.
+pub fn explain(reason: &str) {
+    say(&format!("because {}", reason.replace('\n', "; ")));
+}
+
+/// Tells the predecessor that every worker accepts connections, and says no more.
+pub(crate) fn serves() {
+    say("ready");
+    lock().pipe = None;
+}
+
+/// Called in a forked worker, which has nothing to say here.
+pub(crate) fn in_worker() {
+    lock().pipe = None;
+}
+
+/// What this process succeeds to. A predecessor that knows no pipe is recognised by what it
+/// leaves of its pid file.
+pub(crate) fn origin(pidfile: Option<&Path>) -> Option<Origin> {
+    let told = lock().origin;
+    told.or_else(|| {
+        let aside = pidfile::aside(pidfile?);
+        let parent = getppid();
+        let is_parent = inherit::announced() && pidfile::holder(&aside) == Some(parent.as_raw());
+        is_parent.then_some(Origin { predecessor: parent, generation: 2 })
+    })
+}
+
+impl Origin {
+    /// True as long as the predecessor has not gone.
+    pub fn lives(self) -> bool {
+        getppid() == self.predecessor
+    }
+}
+
+/// A pipe takes so little at once; a predecessor that is gone needs no answer.
+fn say(line: &str) {
+    if let Some(pipe) = &mut lock().pipe {
+        let _ = pipe.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn lock() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn parse(value: &str) -> Option<(RawFd, u32)> {
+    let (number, generation) = value.split_once(',')?;
+    Some((number.parse().ok()?, generation.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_holds_the_pipe_and_the_generation() {
+        assert_eq!(parse("7,2"), Some((7, 2)));
+        for wrong in ["", "7", "7,", ",2", "7,-1", "x,2"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_pipe_nothing_is_said() {
+        explain("nobody listens");
+        serves();
+    }
+}

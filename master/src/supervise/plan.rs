@@ -1,0 +1,136 @@
+//! What a generation of workers serves: a configuration with its listeners open. A reload makes
+//! a new plan beside the old one.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use rmogstored_worker::spec::{Service, Settings, Site, SiteId};
+
+use super::devices::Devices;
+use crate::config::{Config, SiteConfig};
+use crate::inherit::Inherited;
+use crate::listeners::{self, Bound};
+use crate::privileges::Identity;
+use crate::{Listening, MasterError};
+
+/// The plan of one generation.
+#[derive(Debug)]
+pub struct Plan {
+    /// Open, shared with the plan before where the address is the same.
+    pub listeners: Vec<Bound>,
+    /// All docroots that this master ever served, by their numbers.
+    pub sites: Vec<Site>,
+    /// What workers act on.
+    pub settings: Settings,
+    /// The devices and who owns them.
+    pub devices: Devices,
+    /// Whom workers run as.
+    pub identity: Option<Identity>,
+}
+
+impl Plan {
+    /// The first plan of this process. Opens the listeners.
+    pub fn first(config: &Config, inherited: Vec<Inherited>) -> Result<Plan, MasterError> {
+        let sites = numbered(&config.sites, &[])?;
+        let listeners = listeners::open(&sites, inherited)?;
+        Ok(Plan::new(config, &sites, Vec::new(), listeners))
+    }
+
+    /// The plan after this one. A docroot keeps its number for ever: connections are handed from
+    /// workers of one generation to those of another.
+    pub fn next(&self, config: &Config) -> Result<Plan, MasterError> {
+        let sites = numbered(&config.sites, &self.sites)?;
+        let listeners = listeners::reopen(&sites, &self.listeners)?;
+        Ok(Plan::new(config, &sites, self.sites.clone(), listeners))
+    }
+
+    /// The listeners, for reports.
+    pub fn listening(&self) -> Vec<Listening> {
+        self.listeners.iter().map(|bound| bound.listening.clone()).collect()
+    }
+
+    fn new(
+        config: &Config,
+        sites: &[(SiteId, SiteConfig)],
+        mut known: Vec<Site>,
+        listeners: Vec<Bound>,
+    ) -> Plan {
+        for (id, site) in sites {
+            let (docroot, usage) = (site.docroot.clone(), has_sidechannel(site));
+            match known.get_mut(usize::from(id.0)) {
+                Some(known) => known.usage = usage,
+                None => known.push(Site { docroot, usage }),
+            }
+        }
+        let served: BTreeSet<SiteId> = sites.iter().map(|(id, _)| *id).collect();
+        let all = (0..known.len()).map(|n| SiteId(n as u8));
+        let retired = all.filter(|id| !served.contains(id)).collect();
+        let docroots = known.iter().map(|site| site.docroot.clone()).collect();
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Plan {
+            devices: Devices::new(docroots, config.workers, cpus).without(retired),
+            listeners,
+            sites: known,
+            settings: config.settings.clone(),
+            identity: config.identity.clone(),
+        }
+    }
+}
+
+/// Each docroot with its number: the one that it has, or the next.
+fn numbered(
+    wanted: &[SiteConfig],
+    known: &[Site],
+) -> Result<Vec<(SiteId, SiteConfig)>, MasterError> {
+    let mut next = known.len();
+    let mut number = |docroot: &Path| {
+        known.iter().position(|site| site.docroot == docroot).unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        })
+    };
+    let number = |site: &SiteConfig| {
+        let number = u8::try_from(number(&site.docroot)).map_err(|_| MasterError::TooManySites)?;
+        Ok((SiteId(number), site.clone()))
+    };
+    wanted.iter().map(number).collect()
+}
+
+/// Usage files are written where a mgmtlisten serves the docroot: PROTOCOL.md section 4.
+fn has_sidechannel(site: &SiteConfig) -> bool {
+    site.listeners.iter().any(|listener| listener.service == Service::Mgmt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn config(docroots: &[&str]) -> Vec<SiteConfig> {
+        let site = |docroot: &&str| SiteConfig { docroot: docroot.into(), listeners: Vec::new() };
+        docroots.iter().map(site).collect()
+    }
+
+    fn numbers(wanted: &[&str], known: &[&str]) -> Vec<u8> {
+        let site = |docroot: &&str| Site { docroot: PathBuf::from(docroot), usage: false };
+        let known: Vec<Site> = known.iter().map(site).collect();
+        numbered(&config(wanted), &known).unwrap().iter().map(|(id, _)| id.0).collect()
+    }
+
+    #[test]
+    fn docroots_keep_their_numbers() {
+        assert_eq!(numbers(&["/a", "/b"], &[]), [0, 1]);
+        assert_eq!(numbers(&["/c", "/b", "/a"], &["/a", "/b"]), [2, 1, 0]);
+        assert_eq!(numbers(&["/d", "/b", "/e"], &["/a", "/b", "/c"]), [3, 1, 4]);
+    }
+
+    #[test]
+    fn numbers_that_run_out_are_an_error() {
+        let many: Vec<String> = (0..256).map(|n| format!("/{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(numbers(&many, &[]).len(), 256);
+        let known: Vec<Site> =
+            many.iter().map(|docroot| Site { docroot: docroot.into(), usage: false }).collect();
+        assert!(numbered(&config(&["/new"]), &known).is_err());
+    }
+}

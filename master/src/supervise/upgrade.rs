@@ -1,0 +1,388 @@
+//! Binary upgrade: a new process of the executable beside this one, with the same listeners.
+//! PROTOCOL.md section 8. Whatever goes wrong, the steps are undone in reverse, and clients see
+//! nothing of it.
+//!
+//! The steps: pid file aside; fork; exec; the successor reports `ready` through its pipe. From
+//! then on it has PIDFILE and the status socket's path, and this master may be told to quit.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, execve};
+
+use super::Supervisor;
+use super::policy::{Exit, Phase};
+use crate::invocation::c_path;
+use crate::notify::{self, WATCHDOG_PID};
+use crate::pidfile::{self, PidfileError};
+use crate::report::events::Event as Told;
+use crate::report::status::UpgradeStatus;
+use crate::{inherit, listeners, successor, sys};
+
+/// How long a successor that was asked to go has for it, before it is killed.
+const GO_WITHIN: Duration = Duration::from_secs(2);
+/// How soon a successor that says nothing, since it knows no pipe, is taken for ready: once it
+/// has written its pid file, or without one when it has lived for so long.
+const SILENT_WITH_PIDFILE: Duration = Duration::from_secs(1);
+const SILENT: Duration = Duration::from_secs(5);
+/// Most that is kept of what a successor says.
+const MOST_SAID: usize = 4096;
+/// Exit status of a child that could not become the successor: as of a shell.
+const CANNOT_EXECUTE: i32 = 127;
+const TOKEN: Token = Token(1 << 15);
+
+/// What the master knows of its upgrades.
+#[derive(Debug, Default)]
+pub(super) struct Upgrades {
+    successor: Option<Successor>,
+    failures: u32,
+    last_failure: Option<String>,
+}
+
+#[derive(Debug)]
+struct Successor {
+    pid: Pid,
+    began: Instant,
+    stage: Stage,
+    pipe: PipeReader,
+    said: Said,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not serving yet.
+    Starting,
+    /// Serving beside this master.
+    Ready,
+    /// Told to go, for this reason; killed then.
+    Unwanted { why: String, until: Option<Instant> },
+}
+
+/// What a successor has said so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    rest: Vec<u8>,
+    knows: bool,
+    ready: bool,
+    because: Option<String>,
+}
+
+impl Supervisor {
+    /// SIGUSR2.
+    pub(super) fn upgrade(&mut self, now: Instant) {
+        match self.policy.phase() {
+            Phase::Running | Phase::Resting => {}
+            phase => return log::warn!("no upgrade while the node is {}", phase.name()),
+        }
+        if let Some(pid) = self.upgrade_under_way() {
+            return log::error!("upgrade already running on PID:{pid}");
+        }
+        match self.start_successor(now) {
+            Ok(pid) => {
+                log::info!("upgrade: started PID {pid}");
+                self.events.tell(&Told::UpgradeStarted { pid: pid.as_raw() });
+            }
+            Err(reason) => self.upgrade_failed(None, &reason),
+        }
+    }
+
+    /// The other master, as long as there are two.
+    fn upgrade_under_way(&self) -> Option<Pid> {
+        let successor = self.upgrades.successor.as_ref().map(|successor| successor.pid);
+        successor.or_else(|| self.origin.filter(|o| o.lives()).map(|o| o.predecessor))
+    }
+
+    fn start_successor(&mut self, now: Instant) -> Result<Pid, String> {
+        self.pidfile.as_ref().map_or(Ok(()), |pidfile| pidfile.set_aside()).map_err(
+            |e| match e {
+                PidfileError::Running(pid) => format!("upgrade already running on PID:{pid}"),
+                other => other.to_string(),
+            },
+        )?;
+        self.launch(now).inspect_err(|_| {
+            self.pidfile.iter().for_each(|pidfile| pidfile.take_back());
+        })
+    }
+
+    fn launch(&mut self, now: Instant) -> Result<Pid, String> {
+        let executable = self.kit.invocation.executable();
+        let executable = c_path(executable.map_err(|e| format!("cannot execute {e}"))?);
+        let words = self.kit.invocation.words();
+        let failed = |what| move |e: io::Error| format!("{what}: {e}");
+        let (reader, writer) = pipe().map_err(failed("pipe"))?;
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|e| failed("fcntl")(e.into()))?;
+        self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
+        let pid = match sys::fork().map_err(failed("fork"))? {
+            Some(pid) => pid,
+            None => self.become_successor(&executable, &words, writer),
+        };
+        let (stage, said) = (Stage::Starting, Said::default());
+        self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });
+        Ok(pid)
+    }
+
+    /// In the forked child. Nothing here may be dropped that removes something of the master's.
+    fn become_successor(&self, path: &CStr, words: &[CString], mut pipe: PipeWriter) -> ! {
+        sys::close_all_on_exec();
+        let listeners = self.plan.listeners.iter().map(|bound| bound.listener.fd.as_fd());
+        let listeners: Vec<BorrowedFd<'_>> = listeners.collect();
+        let others = [Some(pipe.as_fd()), self.events.to_inherit()];
+        let kept = listeners.iter().copied().chain(others.into_iter().flatten());
+        let result =
+            kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
+        let environment = self.environment(&listeners, pipe.as_fd());
+        sys::restore(&[Signal::SIGPIPE]);
+        let errno = match (result, SigSet::empty().thread_set_mask()) {
+            (Some(Err(errno)), _) | (_, Err(errno)) => errno,
+            _ => execve(path, words, &environment).unwrap_err(),
+        };
+        let path = OsStr::from_bytes(path.to_bytes()).display();
+        let error = io::Error::from(errno);
+        // The master sees the exit status too.
+        let _ = writeln!(pipe, "because cannot execute {path}: {error}");
+        sys::leave_at_once(CANNOT_EXECUTE)
+    }
+
+    fn environment(&self, listeners: &[BorrowedFd<'_>], pipe: BorrowedFd<'_>) -> Vec<CString> {
+        let numbers: Vec<String> = listeners.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        let generation = self.policy.newest() + 1;
+        let mut all: Vec<(_, _)> = std::env::vars_os().collect();
+        let mut set = |name: &str, value: String| {
+            all.retain(|(known, _)| known != name);
+            all.push((name.into(), value.into()));
+        };
+        set(inherit::VARIABLE, numbers.join(","));
+        set(successor::VARIABLE, format!("{},{generation}", pipe.as_raw_fd()));
+        if std::env::var_os(WATCHDOG_PID).is_some() {
+            set(WATCHDOG_PID, std::process::id().to_string());
+        }
+        let line = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            CString::new([name.as_bytes(), value.as_bytes()].join(&b'=')).ok()
+        };
+        all.into_iter().filter_map(line).collect()
+    }
+
+    /// Hears what the successor says, and watches the time.
+    pub(super) fn look_after_successor(&mut self, now: Instant) {
+        let pidfile = self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned());
+        let Some(successor) = &mut self.upgrades.successor else { return };
+        successor.listen();
+        let (pid, waited) = (successor.pid, now - successor.began);
+        let ready = successor.said.ready || successor.seems_ready(pidfile.as_deref(), waited);
+        match &mut successor.stage {
+            Stage::Starting if ready => self.successor_ready(pid),
+            Stage::Starting if waited >= self.kit.upgrade_timeout => {
+                let why = format!("not ready after {} s", self.kit.upgrade_timeout.as_secs_f32());
+                self.dismiss_successor(&why, now);
+            }
+            Stage::Unwanted { until, .. } => {
+                if until.take_if(|at| *at <= now).is_some() {
+                    log::warn!("upgrade: killing PID {pid}");
+                    let _ = kill(pid, Signal::SIGKILL); // not reaped: the number is its own
+                }
+            }
+            Stage::Starting | Stage::Ready => {}
+        }
+    }
+
+    pub(super) fn upgrade_deadline(&self) -> Option<Instant> {
+        let successor = self.upgrades.successor.as_ref()?;
+        match &successor.stage {
+            Stage::Starting => Some(successor.began + self.kit.upgrade_timeout),
+            Stage::Unwanted { until, .. } => *until,
+            Stage::Ready => None,
+        }
+    }
+
+    fn successor_ready(&mut self, pid: Pid) {
+        if let Some(successor) = &mut self.upgrades.successor {
+            successor.stage = Stage::Ready;
+        }
+        log::info!("upgrade: PID {pid} is ready; QUIT to PID {} finishes it", std::process::id());
+        self.events.tell(&Told::UpgradeReady { pid: pid.as_raw() });
+    }
+
+    /// Ends a successor that does not serve yet.
+    pub(super) fn dismiss_successor(&mut self, why: &str, now: Instant) {
+        let Some(successor) = &mut self.upgrades.successor else { return };
+        if successor.stage == Stage::Starting {
+            log::warn!("upgrade: ending PID {}: {why}", successor.pid);
+            successor.stage = Stage::Unwanted { why: why.to_owned(), until: Some(now + GO_WITHIN) };
+            let _ = kill(successor.pid, Signal::SIGTERM);
+        }
+    }
+
+    /// True if this was the successor's process.
+    pub(super) fn bury_successor(&mut self, pid: i32, exit: Exit) -> bool {
+        let is_it = |successor: &mut Successor| successor.pid.as_raw() == pid;
+        let Some(mut successor) = self.upgrades.successor.take_if(is_it) else { return false };
+        successor.listen();
+        let raw = successor.pipe.as_raw_fd();
+        let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
+        self.pidfile.iter().for_each(|pidfile| pidfile.take_back());
+        self.status.iter().for_each(|status| status.take_back());
+        listeners::restore_nonblocking(&self.plan.listeners);
+        if successor.stage == Stage::Ready && !self.draining() {
+            notify::ready(); // the main process is this one again
+        }
+        self.upgrade_failed(Some(pid), &successor.reason(exit));
+        true
+    }
+
+    /// True while a successor serves: what this master says to systemd would be misunderstood.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.upgrades.successor.as_ref().is_some_and(|s| s.stage == Stage::Ready)
+    }
+
+    fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
+        log::error!("upgrade failed: {reason}; PID {} carries on", std::process::id());
+        self.events.tell(&Told::UpgradeFailed { pid, reason });
+        self.upgrades.failures += 1;
+        self.upgrades.last_failure = Some(reason.to_owned());
+    }
+
+    pub(super) fn upgrade_status(&self) -> UpgradeStatus {
+        let successor = self.upgrades.successor.as_ref();
+        UpgradeStatus {
+            successor: successor.map(|successor| successor.pid.as_raw()),
+            ready: self.is_succeeded(),
+            failures: self.upgrades.failures,
+            last_failure: self.upgrades.last_failure.clone(),
+        }
+    }
+
+    /// Once the process that this one succeeds has gone: what it may have left.
+    pub(super) fn tidy_after_predecessor(&mut self) {
+        let Some(origin) = self.origin.take_if(|origin| !origin.lives()) else { return };
+        log::info!("upgrade: PID {} has gone", origin.predecessor);
+        listeners::restore_nonblocking(&self.plan.listeners);
+        if let Some(pidfile) = &self.pidfile {
+            pidfile::tidy(pidfile.path(), origin.predecessor);
+        }
+        self.status.iter().for_each(|status| status.tidy());
+    }
+}
+
+impl Successor {
+    fn listen(&mut self) {
+        let mut piece = [0; 512];
+        while let Ok(len @ 1..) = self.pipe.read(&mut piece) {
+            self.said.hear(&piece[..len]);
+        }
+    }
+
+    /// Another program's: it has its pid in the pid file, or has lived for a while.
+    fn seems_ready(&self, pidfile: Option<&std::path::Path>, waited: Duration) -> bool {
+        if self.said.knows {
+            return false;
+        }
+        match pidfile {
+            Some(path) if waited >= SILENT_WITH_PIDFILE => {
+                pidfile::holder(path) == Some(self.pid.as_raw())
+            }
+            Some(_) => false,
+            None => waited >= SILENT,
+        }
+    }
+
+    /// Why it is gone.
+    fn reason(self, exit: Exit) -> String {
+        let when = match self.stage {
+            Stage::Unwanted { why, .. } => return why,
+            Stage::Starting => "before it was ready",
+            Stage::Ready => "after it was ready",
+        };
+        let pid = self.pid;
+        match self.said.because {
+            Some(because) if exit == Exit::Status(CANNOT_EXECUTE) => because,
+            Some(because) => format!("PID {pid} {exit} {when}: {because}"),
+            None => format!("PID {pid} {exit} {when}"),
+        }
+    }
+}
+
+impl Said {
+    fn hear(&mut self, bytes: &[u8]) {
+        self.rest.extend(bytes);
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line[..end]).into_owned();
+            match line.split_once(' ') {
+                Some(("because", reason)) => self.because = Some(reason.to_owned()),
+                None if line == "hello" => self.knows = true,
+                None if line == "ready" => self.ready = true,
+                _ => {}
+            }
+        }
+        self.rest.truncate(MOST_SAID);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(pieces: &[&str]) -> Said {
+        let mut said = Said::default();
+        pieces.iter().for_each(|piece| said.hear(piece.as_bytes()));
+        said.rest.clear();
+        said
+    }
+
+    #[test]
+    fn lines_of_the_pipe_may_be_cut_anywhere() {
+        let text = "hello\nsomething new\nbecause of this\nready\n";
+        let whole = heard(&[text]);
+        assert!(whole.knows && whole.ready);
+        assert_eq!(whole.because.as_deref(), Some("of this"));
+        for cut in 0..text.len() {
+            assert_eq!(heard(&[&text[..cut], &text[cut..]]), whole);
+        }
+    }
+
+    #[test]
+    fn stranger_s_endless_line_is_not_kept() {
+        let mut said = Said::default();
+        (0..100).for_each(|_| said.hear(&[b'x'; 1000]));
+        assert_eq!(said.rest.len(), MOST_SAID);
+        assert!(!said.knows);
+    }
+
+    #[test]
+    fn reason_names_what_is_known() {
+        let reason = |stage, because: Option<&str>, exit| {
+            let because = because.map(str::to_owned);
+            let said = Said { because, ..Said::default() };
+            let (pipe, _) = pipe().unwrap();
+            let (pid, began) = (Pid::from_raw(7), Instant::now());
+            Successor { pid, began, stage, pipe, said }.reason(exit)
+        };
+        let starting = || Stage::Starting;
+        assert_eq!(
+            reason(starting(), None, Exit::Signal(11)),
+            "PID 7 was ended by SIGSEGV before it was ready"
+        );
+        assert_eq!(
+            reason(starting(), Some("bad"), Exit::Status(1)),
+            "PID 7 exited with status 1 before it was ready: bad"
+        );
+        assert_eq!(
+            reason(starting(), Some("cannot execute x"), Exit::Status(127)),
+            "cannot execute x"
+        );
+        let unwanted = Stage::Unwanted { why: "not ready".to_owned(), until: None };
+        assert_eq!(reason(unwanted, None, Exit::Signal(15)), "not ready");
+        assert_eq!(
+            reason(Stage::Ready, None, Exit::Status(0)),
+            "PID 7 exited with status 0 after it was ready"
+        );
+    }
+}

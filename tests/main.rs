@@ -20,6 +20,8 @@ mod config;
 mod config_samples;
 /// What curl makes of the node.
 mod curl;
+/// 3: digests, and fsck's place among them.
+mod digest;
 /// 7: graceful quit.
 mod drain;
 /// A connection between owners.
@@ -52,5 +54,13 @@ mod real_tree;
 mod regression;
 /// Workers that die or are told to go.
 mod respawn;
+/// 3: the sidechannel, line by line.
+mod sidechannel;
 /// 2.7: time and pressure.
 mod timeouts;
+/// 5: what a tracker does all day.
+mod tracker;
+/// 4: usage files, mounts that come and go.
+mod usage;
+/// 3.1: the stream of disk load.
+mod watch;

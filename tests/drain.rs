@@ -17,11 +17,9 @@ fn an_idle_node_ends_at_once_with_status_0_and_events() {
         node.signal(signal);
         assert_eq!(node.wait_for_exit().code(), Some(0), "{signal}");
         assert!(begun.elapsed() < Duration::from_secs(3), "{signal} took {:?}", begun.elapsed());
-        let kinds: Vec<_> = ["draining", "worker_exited", "stopped"]
-            .iter()
-            .map(|kind| !node.all_events(kind).is_empty())
-            .collect();
-        assert_eq!(kinds, [true; 3], "{:#?}", node.events.until_end());
+        for kind in ["draining", "worker_exited", "stopped"] {
+            node.event(kind);
+        }
     }
 }
 
@@ -67,6 +65,7 @@ fn a_half_sent_body_is_finished() {
         refuses_connections(&node);
         client.ask("done").expect(201);
         client.closes();
+        drop(client);
         assert_eq!(node.wait_for_exit().code(), Some(0));
         assert_eq!(node.content("/dev2/a"), b"halfdone");
     }

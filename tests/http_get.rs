@@ -240,6 +240,7 @@ fn a_replaced_file_is_seen_at_once() {
 
 #[test]
 fn ranges_inside_the_file_are_206() {
+    let ten = TenDigits::store();
     for (range, body, shown) in [
         ("bytes=0-0", "0", "bytes 0-0/10"),
         ("bytes=2-5", "2345", "bytes 2-5/10"),
@@ -251,7 +252,7 @@ fn ranges_inside_the_file_are_206() {
         ("bytes=5-10", "56789", "bytes 5-9/10"),
         ("bytes=5-9223372036854775807", "56789", "bytes 5-9/10"),
     ] {
-        let answer = ten_with(&format!("Range: {range}\r\n")).expect_and(206, "keep-alive");
+        let answer = ten.with(&format!("Range: {range}\r\n")).expect_and(206, "keep-alive");
         assert_eq!(answer.header("Content-Range"), Some(shown));
         assert_eq!(answer.body, body.as_bytes());
     }
@@ -259,6 +260,7 @@ fn ranges_inside_the_file_are_206() {
 
 #[test]
 fn ranges_outside_the_file_are_416() {
+    let ten = TenDigits::store();
     for range in [
         "bytes=10-",
         "bytes=10-20",
@@ -271,23 +273,25 @@ fn ranges_outside_the_file_are_416() {
         "bytes=-9223372036854775808",
         "bytes=99999999999999999999999999-",
     ] {
-        let answer = ten_with(&format!("Range: {range}\r\n")).expect_and(416, "keep-alive");
+        let answer = ten.with(&format!("Range: {range}\r\n")).expect_and(416, "keep-alive");
         assert_eq!(answer.header("Content-Range"), Some("bytes */10"), "{range}");
     }
 }
 
 #[test]
 fn ranges_that_are_not_for_us_give_the_whole_file() {
+    let ten = TenDigits::store();
     for range in ["bytes=-11", "bytes=-99", "bytes=0-1,3-4", "bytes=0-0,-1", "lines=1-2", "x=y"] {
-        let answer = ten_with(&format!("Range: {range}\r\n")).expect_and(200, "keep-alive");
+        let answer = ten.with(&format!("Range: {range}\r\n")).expect_and(200, "keep-alive");
         assert_eq!(answer.body, TEN.as_bytes(), "{range}");
     }
 }
 
 #[test]
 fn nonsense_ranges_are_400() {
+    let ten = TenDigits::store();
     for range in ["bytes=-5-5", "bytes=323", "bytes=4qasd", "bytes=a-b"] {
-        ten_with(&format!("Range: {range}\r\n")).expect_and(400, "keep-alive");
+        ten.with(&format!("Range: {range}\r\n")).expect_and(400, "keep-alive");
     }
 }
 
@@ -358,14 +362,23 @@ fn dates_are_understood_in_all_three_forms() {
     }
 }
 
-/// The ten digits, asked for with more header lines.
-fn ten_with(headers: &str) -> Answer {
-    let node = Node::start();
-    node.store("/dev1/a", TEN);
-    let mut client = node.client();
-    let answer = client.get_with("/dev1/a", headers);
-    client.stays_open();
-    answer
+/// A node with a file of ten digits.
+struct TenDigits(Node);
+
+impl TenDigits {
+    fn store() -> TenDigits {
+        let node = Node::start();
+        node.store("/dev1/a", TEN);
+        TenDigits(node)
+    }
+
+    /// Asks for the file with more header lines.
+    fn with(&self, headers: &str) -> Answer {
+        let mut client = self.0.client();
+        let answer = client.get_with("/dev1/a", headers);
+        client.stays_open();
+        answer
+    }
 }
 
 /// The ten digits with a known time, and the seconds before, at and after it.

@@ -72,12 +72,12 @@ fn an_open_umask_leaves_everything() {
 fn a_put_over_a_file_replaces_it() {
     let node = Node::start();
     let mut client = node.client();
-    client.put("/dev1/a", "a long old content").expect(201);
-    let old = fs::metadata(node.file("/dev1/a")).unwrap().ino();
-    client.put("/dev1/a", "new").expect_and(201, "keep-alive");
-    assert_eq!(client.get("/dev1/a").body, b"new");
-    assert_ne!(fs::metadata(node.file("/dev1/a")).unwrap().ino(), old, "changed in place");
-    assert_eq!(names_in(&node.file("/dev1")).iter().filter(|name| *name != "usage").count(), 1);
+    client.put("/dev1/f/a", "a long old content").expect(201);
+    let old = fs::metadata(node.file("/dev1/f/a")).unwrap().ino();
+    client.put("/dev1/f/a", "new").expect_and(201, "keep-alive");
+    assert_eq!(client.get("/dev1/f/a").body, b"new");
+    assert_ne!(fs::metadata(node.file("/dev1/f/a")).unwrap().ino(), old, "changed in place");
+    assert_eq!(names_in(&node.file("/dev1/f")), ["a"]);
 }
 
 #[test]

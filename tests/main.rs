@@ -11,6 +11,8 @@ mod harness;
 mod chunked;
 /// 6: options, files, refusals, the pid file.
 mod config;
+/// The shipped sample of a configuration file.
+mod config_samples;
 /// What curl makes of the node.
 mod curl;
 /// 7: graceful quit.

@@ -400,10 +400,12 @@ fn listener(event: &Value) -> Option<(String, SocketAddr)> {
 /// Asks twice, as an impatient operator would, then insists.
 fn terminate(child: &mut Child) {
     let pid = Pid::from_raw(child.id().cast_signed());
-    for (signal, patience) in [(Signal::SIGTERM, 3), (Signal::SIGTERM, 1), (Signal::SIGKILL, 5)] {
+    for (signal, patience) in
+        [(Signal::SIGTERM, 200), (Signal::SIGTERM, 2000), (Signal::SIGKILL, 5000)]
+    {
         // A failure means that it is gone, which the wait will tell.
         let _ = kill(pid, signal);
-        if wait_for_exit(child, Duration::from_secs(patience)).is_some() {
+        if wait_for_exit(child, Duration::from_millis(patience)).is_some() {
             return;
         }
     }

@@ -16,11 +16,11 @@ use crate::sys::socket;
 use crate::timer::Wait;
 
 /// A connection idle for so long may be closed to make room.
-const IDLE_ENOUGH_MS: u32 = 5000;
+const IDLE_ENOUGH_MS: u64 = 5000;
 /// Connections closed at once when room is needed.
 const MAKE_ROOM: usize = 16;
 /// How often the log is told that there is no room.
-const COMPLAIN_MS: u32 = 60_000;
+const COMPLAIN_MS: u64 = 60_000;
 /// A worker passes on what it accepts when it has so many more than the least loaded one ...
 const SURPLUS: u32 = 4;
 
@@ -31,7 +31,7 @@ pub struct Listeners {
     /// Not in the epoll set for now: there is no room.
     paused: bool,
     /// When the log was last told that there is no room.
-    complained: Option<u32>,
+    complained: Option<u64>,
 }
 
 impl Listeners {
@@ -63,11 +63,12 @@ impl Worker {
 
     /// Tries to accept again after a pause. Called at each tick and when a connection has gone.
     pub(crate) fn resume_listeners(&mut self) {
-        let paused = self.listeners.paused && !self.listeners.sockets.is_empty();
-        if paused
-            && self.conns.len() < self.settings.maxconns
-            && let Err(e) = self.watch_listeners()
-        {
+        if !self.listeners.paused || self.listeners.sockets.is_empty() {
+            return;
+        }
+        // With room made the pause ends, for `close` comes back here.
+        let full = self.conns.len() >= self.settings.maxconns && !self.make_room();
+        if !full && let Err(e) = self.watch_listeners() {
             log::error!("cannot watch the listeners: {e}");
         }
     }

@@ -1,6 +1,7 @@
 //! Moves one connection on until it has to wait, and does what the next step asks for: the one
 //! place that acts on what a connection waits for, while draining too.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -594,8 +595,8 @@ impl Worker {
     fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
         let conn = &self.conns[key];
         let Some(inbox) = self.peers.get(&owner) else {
-            self.close(key);
-            return false;
+            self.conns[key].state = State::idle();
+            return true; // Retired since it was chosen: served here.
         };
         self.unwatch(conn);
         let target = self.board.worker(owner);
@@ -614,19 +615,30 @@ impl Worker {
             }
             Err(e) => {
                 target.inbox_pending.fetch_sub(1, Relaxed);
-                log::debug!("worker {owner} takes no connection: {e}");
-                self.answer_unmoved(key)
+                self.keep_unmoved(key, owner, &e)
             }
         }
     }
 
-    /// The owner's inbox is full: the request at the front of the input is answered 503.
-    fn answer_unmoved(&mut self, key: usize) -> bool {
+    /// The owner takes no connection. True: it is served here instead.
+    fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
         if let Err(e) = self.watch_conn(key) {
             log::error!("cannot watch a connection: {e}");
             self.close(key);
             return false;
         }
+        if why.kind() == io::ErrorKind::WouldBlock {
+            log::debug!("the inbox of worker {owner} is full");
+            return self.answer_unmoved(key);
+        }
+        log::debug!("worker {owner} has gone: {why}");
+        self.peers.remove(&owner);
+        self.conns[key].state = State::idle();
+        true
+    }
+
+    /// The owner's inbox is full: the request at the front of the input is answered 503.
+    fn answer_unmoved(&mut self, key: usize) -> bool {
         if self.conns[key].service == Service::Mgmt {
             return self.answer_unmoved_line(key);
         }

@@ -16,7 +16,7 @@ use crate::event_loop::{IOSTAT, Worker};
 use crate::spec::{DeviceKey, SiteId};
 
 /// A command that ended is started again no sooner than this.
-const RESTART_MS: u32 = 1000;
+const RESTART_MS: u64 = 1000;
 /// Longest line of the command's output that is looked at.
 const MAX_LINE: usize = 4096;
 
@@ -26,7 +26,7 @@ pub(crate) struct Clerk {
     meter: Meter,
     command: Option<String>,
     iostat: Option<Iostat>,
-    started: Option<u32>,
+    started: Option<u64>,
 }
 
 /// The operator's own command instead of /proc/diskstats.

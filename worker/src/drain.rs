@@ -12,14 +12,14 @@ use crate::sys::title;
 
 /// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
 /// would find it closed. That request is answered with `Connection: close`.
-const RECENT_MS: u32 = 500;
+const RECENT_MS: u64 = 500;
 /// Requests in progress get so long where nobody supervises us any more.
-const ORPHAN_MS: u32 = 5000;
+const ORPHAN_MS: u64 = 5000;
 
 /// A drain under way.
 #[derive(Debug)]
 pub(crate) struct Drain {
-    began: u32,
+    began: u64,
     /// Nobody supervises us any more.
     orphan: bool,
 }
@@ -88,7 +88,7 @@ impl Worker {
     /// True when this worker may go: nothing in progress, and nothing can come any more.
     pub(crate) fn drained(&mut self) -> bool {
         let Some(drain) = &self.drain else { return false };
-        let limit = match self.settings.drain_timeout.as_millis() as u32 {
+        let limit = match self.settings.drain_timeout.as_millis() as u64 {
             0 if drain.orphan => ORPHAN_MS,
             limit if drain.orphan => limit.min(ORPHAN_MS),
             limit => limit,

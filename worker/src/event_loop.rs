@@ -49,9 +49,11 @@ const READ_BUFFER: usize = 64 * 1024;
 /// An answer buffer that grew beyond this is given back.
 const LARGE_OUTPUT: usize = 512 * 1024;
 /// The stall clock, and the timers while there are any, are looked at this often.
-const TICK_MS: u32 = 250;
+const TICK_MS: u64 = 250;
+/// A drain looks this often whether it is over.
+const DRAIN_TICK_MS: u64 = 20;
 /// A loop without work still shows that it is alive.
-const HEARTBEAT_MS: u32 = 1000;
+const HEARTBEAT_MS: u64 = 1000;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -70,9 +72,9 @@ pub(crate) struct Worker {
     pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
     pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
     /// When a device's directory was last of use, on the loop's clock.
-    pub(crate) used: HashMap<DeviceKey, u32>,
+    pub(crate) used: HashMap<DeviceKey, u64>,
     /// When a device's directory was last asked for.
-    pub(crate) wanted: HashMap<DeviceKey, u32>,
+    pub(crate) wanted: HashMap<DeviceKey, u64>,
     pub(crate) drain: Option<Drain>,
     /// fsck's digests, by device.
     pub(crate) fsck: HashMap<DeviceKey, FsckQueue>,
@@ -82,9 +84,9 @@ pub(crate) struct Worker {
     /// How often usage files are written.
     pub(crate) usage_interval: Duration,
     /// When the devices were last gone through for that.
-    pub(crate) looked: u32,
+    pub(crate) looked: u64,
     /// Milliseconds since the worker started: the loop's clock.
-    pub(crate) now: u32,
+    pub(crate) now: u64,
     /// The time, as a Date header shows it.
     pub(crate) date: HttpDate,
     /// The effective user: whose files mincore(2) speaks the truth about.
@@ -100,7 +102,7 @@ pub(crate) struct Worker {
     signals: Signals,
     epoch: Instant,
     date_second: u64,
-    next_tick: u32,
+    next_tick: u64,
     parcel: Vec<u8>,
     done: Vec<Done>,
     inbox_waits: bool,
@@ -166,7 +168,8 @@ impl Worker {
             epoch: Instant::now(),
             date_second: 0,
             next_tick: 0,
-            parcel: Vec::new(),
+            // Zeroed by the kernel page by page: what no parcel needs takes no memory.
+            parcel: vec![0; MOST_INPUT + 64],
             done: Vec::new(),
             inbox_waits: false,
         })
@@ -205,7 +208,7 @@ impl Worker {
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let busy = !self.again.is_empty() || self.inbox_waits;
         let ahead = if busy { 0 } else { self.next_tick.saturating_sub(self.now) };
-        let timeout = Duration::from_millis(u64::from(ahead));
+        let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
             result => result?,
@@ -218,7 +221,7 @@ impl Worker {
     }
 
     fn look_at_clock(&mut self) {
-        self.now = self.epoch.elapsed().as_millis() as u32;
+        self.now = self.epoch.elapsed().as_millis() as u64;
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if second != self.date_second {
             self.date_second = second;
@@ -300,7 +303,6 @@ impl Worker {
             return;
         }
         let mut buffer = std::mem::take(&mut self.parcel);
-        buffer.resize(MOST_INPUT + 64, 0);
         for _ in 0..PARCELS {
             match handover::receive(self.inbox.as_fd(), &mut buffer) {
                 Ok(Some(parcel)) => self.open_parcel(parcel),
@@ -311,9 +313,6 @@ impl Worker {
                 }
                 Err(e) => log::error!("inbox: {e}"),
             }
-        }
-        if !self.inbox_waits {
-            buffer = Vec::new();
         }
         self.parcel = buffer;
     }
@@ -409,7 +408,7 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        let monotonic = monotonic_ms().unwrap_or(u64::from(self.now));
+        let monotonic = monotonic_ms().unwrap_or(self.now);
         self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
@@ -421,6 +420,7 @@ impl Worker {
         }
         if self.drain.is_some() {
             self.close_idle();
+            self.tick_in(DRAIN_TICK_MS);
         }
     }
 
@@ -450,7 +450,7 @@ impl Worker {
     }
 
     fn tick_in(&mut self, millis: u64) {
-        self.next_tick = self.next_tick.min(self.now + millis.min(1000) as u32);
+        self.next_tick = self.next_tick.min(self.now + millis.min(1000));
     }
 
     /// Nothing waits with a deadline short of the heartbeat.
@@ -472,7 +472,7 @@ impl Worker {
             (Wait::Linger, LINGER),
         ];
         for (wait, limit) in limits {
-            let limit = limit.as_millis() as u32;
+            let limit = limit.as_millis() as u64;
             if limit == 0 {
                 continue;
             }

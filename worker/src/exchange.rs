@@ -25,7 +25,7 @@ use crate::sidechannel::size::Size;
 use crate::sys::socket;
 
 /// Usage numbers are refreshed by changes this often at most.
-const REFRESH: Duration = Duration::from_secs(1);
+pub const REFRESH: Duration = Duration::from_secs(1);
 
 /// Something that a disk thread does.
 #[derive(Debug)]
@@ -42,8 +42,11 @@ pub enum Op {
     Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
-    /// Looks how full the device is, and writes its usage file.
-    Look,
+    /// Looks how full the device is, and writes its usage file if asked to.
+    Look {
+        /// Not just the numbers in memory.
+        write: bool,
+    },
     /// Closes a descriptor whose last close may free blocks, or drops an unfinished operation.
     Release(Released),
 }
@@ -286,9 +289,9 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
-            Op::Look => {
+            Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
-                    usage::look(&self.device, slot, true);
+                    usage::look(&self.device, slot, write);
                 }
                 self.device.looking.store(false, Relaxed);
                 return Turned::Over(Outcome::Finished);
@@ -315,7 +318,7 @@ impl Work {
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
-            Op::Refresh | Op::Look | Op::Release(_) => Turned::Over(Outcome::Finished),
+            Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
         }
     }
 }
@@ -325,9 +328,12 @@ impl Work {
     fn refresh_usage(&self) {
         if let Some(slot) = self.context.board.device(self.device.key)
             && self.device.usage
-            && self.device.look_is_due(REFRESH)
         {
-            usage::look(&self.device, slot, false);
+            match self.device.look_is_due(REFRESH) {
+                true => usage::look(&self.device, slot, false),
+                // The loop sees to it when the second is over.
+                false => self.device.changed.store(true, Relaxed),
+            }
         }
     }
 }

@@ -91,6 +91,9 @@ pub fn receive(inbox: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Pa
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         other => other?,
     };
+    if len == 0 {
+        return Ok(None); // All senders are gone.
+    }
     match parse(&buffer[..len], fd) {
         None => Err(io::Error::new(io::ErrorKind::InvalidData, "a parcel that is not whole")),
         parcel => Ok(parcel),

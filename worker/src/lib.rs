@@ -40,6 +40,8 @@ mod timer;
 /// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
 pub fn run(spec: spec::WorkerSpec) -> i32 {
     let id = spec.id;
+    sys::memory::give_back_large_buffers();
+    sys::signal::ignore_file_size_signal();
     match event_loop::Worker::new(spec).and_then(|mut worker| worker.run()) {
         Ok(()) => 0,
         Err(e) => {

@@ -195,7 +195,8 @@ impl Worker {
     /// A device that the master has not listed belongs to whoever owns the docroot.
     pub(crate) fn owner(&self, device: DeviceKey) -> WorkerId {
         let docroot = DeviceKey { devid: 0, ..device };
-        let slot = self.board.device(device).or_else(|| self.board.device(docroot));
+        let there = |key| self.board.device(key).filter(|s| s.state() != DeviceState::Absent);
+        let slot = there(device).or_else(|| there(docroot));
         slot.map_or(self.id, |slot| slot.owner())
     }
 

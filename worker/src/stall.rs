@@ -7,15 +7,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::event_loop::Worker;
-use crate::exchange::Op;
+use crate::exchange::{Op, REFRESH};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
 
 /// How often the devices are gone through for those whose usage is to be looked at.
-const LOOK_ROUND_MS: u32 = 500;
+const LOOK_ROUND_MS: u64 = 500;
 /// A directory that has been of no use for so long is let go.
-const UNUSED_MS: u32 = 1000;
+const UNUSED_MS: u64 = 1000;
 
 impl Worker {
     /// Looks after all devices that this worker has to do with.
@@ -29,9 +29,12 @@ impl Worker {
                 slot.in_flight.store(pool.in_flight() as u32, Relaxed);
                 slot.oldest_ms.store(oldest.as_millis() as u64, Relaxed);
                 judge(*key, slot, oldest, self.settings.stall_timeout);
+                if let Some(dir) = self.devices.get(key).and_then(|device| device.dir_at_hand()) {
+                    slot.inline_reads.store(if dir.inline_reads { 1 } else { 2 }, Relaxed);
+                }
             }
         }
-        let used: Vec<(DeviceKey, u32)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
+        let used: Vec<(DeviceKey, u64)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
         for (key, at) in used {
             let busy = self.pools.get(&key).is_some_and(|pool| pool.in_flight() > 0);
             if !busy && self.now.saturating_sub(at) >= UNUSED_MS {
@@ -55,9 +58,11 @@ impl Worker {
                 continue;
             }
             let device = self.device(key);
-            let interval = self.usage_interval;
-            if device.usage && device.file_is_due(interval) && !device.looking.swap(true, Relaxed) {
-                self.in_background(&device, Op::Look);
+            let write = device.file_is_due(self.usage_interval);
+            let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
+            if device.usage && due && !device.looking.swap(true, Relaxed) {
+                device.changed.store(false, Relaxed);
+                self.in_background(&device, Op::Look { write });
             }
         }
     }

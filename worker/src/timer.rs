@@ -31,7 +31,7 @@ struct Link {
     before: u32,
     after: u32,
     /// Milliseconds on the loop's clock.
-    since: u32,
+    since: u64,
     kind: u8,
 }
 
@@ -51,7 +51,7 @@ impl Default for Timers {
 
 impl Timers {
     /// Starts a wait now, at the end of its list; ends any other wait of this key.
-    pub fn start(&mut self, key: usize, wait: Wait, now: u32) {
+    pub fn start(&mut self, key: usize, wait: Wait, now: u64) {
         self.stop(key);
         if self.links.len() <= key {
             let unlinked = Link { before: NONE, after: NONE, since: 0, kind: UNLINKED };
@@ -67,7 +67,7 @@ impl Timers {
     }
 
     /// As [`Timers::start`], but a wait of this kind that is under way keeps its beginning.
-    pub fn keep(&mut self, key: usize, wait: Wait, now: u32) {
+    pub fn keep(&mut self, key: usize, wait: Wait, now: u64) {
         if self.links.get(key).is_none_or(|link| link.kind != wait as u8) {
             self.start(key, wait, now);
         }
@@ -93,13 +93,13 @@ impl Timers {
     }
 
     /// Since when a key has been waiting, if it is.
-    pub fn since(&self, key: usize) -> Option<u32> {
+    pub fn since(&self, key: usize) -> Option<u64> {
         let link = self.links.get(key)?;
         (link.kind != UNLINKED).then_some(link.since)
     }
 
     /// The key that has waited longest in this way, and since when.
-    pub fn oldest(&self, wait: Wait) -> Option<(usize, u32)> {
+    pub fn oldest(&self, wait: Wait) -> Option<(usize, u64)> {
         match self.ends[wait as usize].first {
             NONE => None,
             key => Some((key as usize, self.links[key as usize].since)),
@@ -124,7 +124,7 @@ mod tests {
     fn waits_come_out_in_order_of_their_start() {
         let mut timers = Timers::default();
         for key in [4, 1, 3] {
-            timers.start(key, Wait::Idle, key as u32);
+            timers.start(key, Wait::Idle, key as u64);
         }
         timers.start(4, Wait::Idle, 9);
         timers.start(2, Wait::Head, 10);

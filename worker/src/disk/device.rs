@@ -39,6 +39,8 @@ pub struct Device {
     pub usage: bool,
     /// A look at it is under way or waits for a thread.
     pub looking: AtomicBool,
+    /// Something was stored or removed since the last look.
+    pub changed: AtomicBool,
     looked: Mutex<Looked>,
 }
 
@@ -77,6 +79,7 @@ impl Device {
             swept: AtomicBool::new(false),
             usage: usage && key.devid > 0,
             looking: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
             looked: Mutex::default(),
         }
     }

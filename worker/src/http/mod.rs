@@ -27,7 +27,7 @@ use crate::http::head::Refusal;
 pub fn status_of(error: &io::Error) -> Status {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => Status::NotFound404,
-        Some(libc::EACCES | libc::EPERM | libc::EXDEV | libc::ELOOP) => Status::Forbidden403,
+        Some(libc::EACCES | libc::EPERM | libc::EXDEV) => Status::Forbidden403,
         // A folder, a socket, a device node without a driver.
         Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => Status::Forbidden403,
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Status::InsufficientStorage507,

@@ -8,9 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 
-use md5::{Digest, Md5};
-
 use crate::disk::commit::{Incoming, copy_into};
+use crate::disk::md5::Md5;
 use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
@@ -123,7 +122,9 @@ impl Put {
         }
         let before = self.received;
         let stopped = THREAD_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(BUFFER, 0);
+            if buffer.is_empty() {
+                *buffer = vec![0; BUFFER]; // Zeroed by the kernel, page by page as it is used.
+            }
             self.receive(turn, buffer)
         });
         turn.count_in(self.received - before);
@@ -334,10 +335,10 @@ impl Put {
     fn matches_digest(&mut self, incoming: &Incoming) -> io::Result<bool> {
         let ContentMd5::Digest(wanted) = self.request.content_md5 else { return Ok(true) };
         let found = match self.digest.take() {
-            Some(digest) => digest.finalize(),
+            Some(digest) => digest.finish(),
             None => digest_of(incoming)?,
         };
-        Ok(found.as_slice() == wanted)
+        Ok(found == wanted)
     }
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
@@ -385,12 +386,12 @@ impl Put {
 }
 
 /// The digest of a file that was received before it was known that one would be asked for.
-fn digest_of(incoming: &Incoming) -> io::Result<md5::digest::Output<Md5>> {
+fn digest_of(incoming: &Incoming) -> io::Result<[u8; 16]> {
     let (mut digest, mut offset) = (Md5::new(), 0);
     let mut buffer = vec![0; BUFFER];
     loop {
         match incoming.file().read_at(&mut buffer, offset)? {
-            0 => return Ok(digest.finalize()),
+            0 => return Ok(digest.finish()),
             n => {
                 digest.update(&buffer[..n]);
                 offset += n as u64;

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use md5::{Digest as _, Md5};
-use sha1::Sha1;
+use sha1::{Digest as _, Sha1};
 
+use crate::disk::md5::Md5;
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Op, Turn, Turned};
@@ -64,7 +64,9 @@ impl Digest {
             }
         }
         let hashed = THREAD_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(BUFFER, 0);
+            if buffer.is_empty() {
+                *buffer = vec![0; BUFFER];
+            }
             self.hash(turn, buffer)
         });
         match hashed {
@@ -125,7 +127,7 @@ impl Hasher {
 
     fn hex(&mut self) -> String {
         match self {
-            Hasher::Md5(md5) => hex(&md5.finalize_reset()),
+            Hasher::Md5(md5) => hex(&std::mem::take(md5).finish()),
             Hasher::Sha1(sha1) => hex(&sha1.finalize_reset()),
         }
     }

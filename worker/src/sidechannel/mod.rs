@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`line`] | bytes to commands, pure |
+//! | [`mod@line`] | bytes to commands, pure |
 //! | [`size`], [`digest`] | the answers, as operations of a disk thread |
 //! | [`watch`] | the stream of disk load |
 

@@ -1,6 +1,8 @@
 //! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind.
 
 pub mod file;
+pub mod memory;
+pub mod opaque;
 pub mod priority;
 pub mod shm;
 pub mod signal;

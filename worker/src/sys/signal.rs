@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Blocked signals that arrive as events of a descriptor.
@@ -29,6 +29,16 @@ impl Signals {
                 return Some(signal);
             }
         }
+    }
+}
+
+/// Lets a write past RLIMIT_FSIZE fail with EFBIG instead of ending the process: setrlimit(2).
+#[expect(unsafe_code, reason = "signal dispositions")]
+pub fn ignore_file_size_signal() {
+    // SAFETY: ignoring a signal runs no handler, which is what could be unsafe.
+    let ignored = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    if let Err(e) = ignored {
+        log::warn!("cannot ignore SIGXFSZ: {e}");
     }
 }
 

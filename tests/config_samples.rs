@@ -1,0 +1,75 @@
+//! The sample of a configuration file in contrib/ loads, and what it says about defaults is true.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Keys that are given an example, having no default; `server` prints nothing of its own.
+const WITHOUT_DEFAULT: [&str; 5] =
+    ["httpgetlisten", "server", "daemonize", "pidfile", "status_socket"];
+
+/// The sample with its absolute paths moved into `folder`.
+fn sample(folder: &Path) -> String {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/mogstored.conf");
+    fs::create_dir(folder.join("mogdata")).unwrap();
+    let folder = folder.to_str().unwrap();
+    let text = fs::read_to_string(shipped).unwrap();
+    text.replace("/var/", &format!("{folder}/")).replace("/run/", &format!("{folder}/"))
+}
+
+/// The commented settings: a `#` with no blank behind it.
+fn commented(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+    lines.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
+}
+
+/// The effective settings, where the content loads without a word.
+fn effective(folder: &Path, content: &str) -> String {
+    let file = folder.join("m.conf");
+    fs::write(&file, content).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rmogstored"))
+        .arg("--check-config")
+        .arg("--config")
+        .arg(&file)
+        .env("PATH", "/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{content}");
+    assert!(output.status.success(), "{content}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn sample_loads_without_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let settings = effective(folder.path(), &text);
+    assert!(settings.starts_with(&format!("docroot = {}/mogdata\n", folder.path().display())));
+    assert!(settings.contains("httplisten = 0.0.0.0:7500\nmgmtlisten = 0.0.0.0:7501\n"));
+}
+
+#[test]
+fn each_commented_line_loads_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    assert!(commented(&text).count() >= 12);
+    for line in commented(&text) {
+        effective(folder.path(), &format!("{text}\n{line}\n"));
+    }
+}
+
+#[test]
+fn commented_values_are_the_defaults_and_none_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let settings = effective(folder.path(), &text);
+    let told: Vec<&str> = commented(&text)
+        .filter(|line| !WITHOUT_DEFAULT.contains(&line.split(" = ").next().unwrap_or_default()))
+        .collect();
+    for line in &told {
+        assert!(settings.lines().any(|default| default == *line), "{line} is no default");
+    }
+    for default in settings.lines().filter(|line| !text.lines().any(|given| given == *line)) {
+        assert!(told.contains(&default), "{default} is not in the sample");
+    }
+}

@@ -7,12 +7,16 @@
 
 mod harness;
 
+/// What the tests of upgrades share.
+mod chain;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
 /// 6: options, files, refusals, the pid file.
 mod config;
 /// The shipped sample of a configuration file.
 mod config_samples;
+/// Workers that die at once every time.
+mod crash_storm;
 /// What curl makes of the node.
 mod curl;
 /// 7: graceful quit.
@@ -35,7 +39,13 @@ mod inherit;
 mod nginx;
 /// `--quickstart`.
 mod quickstart;
+/// 7: SIGHUP and SIGWINCH.
+mod reload;
 /// Workers that die or are told to go.
 mod respawn;
+/// 7: titles, workers that stand still, orphans.
+mod signals;
 /// 2.7: time and pressure.
 mod timeouts;
+/// 8: SIGUSR2.
+mod upgrade;

@@ -81,13 +81,10 @@ impl Worker {
         })
     }
 
-    /// A watcher sends nothing that could be lost, and whoever waits for an orphan to go waits
-    /// for its ports.
+    /// A watcher sends nothing that could be lost.
     fn was_used_recently(&self, key: usize) -> bool {
-        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
         let since = self.timers.since(key);
-        !orphan
-            && !matches!(self.conns[key].state, State::Watching)
+        !matches!(self.conns[key].state, State::Watching)
             && since.is_some_and(|since| self.now.saturating_sub(since) < RECENT_MS)
     }
 

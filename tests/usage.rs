@@ -322,8 +322,14 @@ fn a_disk_mounted_onto_a_busy_device_is_used() {
     until("it to be unmounted", || node.in_its_mounts("umount {dir}/dev1").is_ok());
     let begun = Instant::now();
     let mut client = node.client();
-    until("the folder below", || client.get("/dev1/a").expect(200).body == b"below");
+    // What is stored in the folder below could not be found again once the disk is back.
+    until("the bare mount point to be refused", || client.get("/dev1/a").status == 503);
+    client.put("/dev1/b", "b").expect(503);
     assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    node.in_its_mounts("mount -t tmpfs -o size=3m above {dir}/dev1; echo back >{dir}/dev1/a")
+        .unwrap();
+    until("the disk to be back", || client.get("/dev1/a").body == b"back\n");
+    assert!(!node.file("/dev1/b").exists(), "stored below the mount");
 }
 
 /// The seven lines, taken apart.

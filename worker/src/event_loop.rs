@@ -186,6 +186,11 @@ impl Worker {
         self.look_at_clock();
         self.watch_listeners()?;
         self.slot.heartbeat.store(self.monotonic, Relaxed);
+        for (_, device) in self.board.devices() {
+            if device.owner() == self.id {
+                device.settle_removals();
+            }
+        }
         self.slot.set_state(WorkerState::Running);
         self.control.send(&Up::Ready, None)?;
         let mut events = Events::with_capacity(256);

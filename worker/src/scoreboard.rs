@@ -344,6 +344,11 @@ impl DeviceSlot {
         Removal(self)
     }
 
+    /// A new owner: what a killed one had begun is over.
+    pub fn settle_removals(&self) {
+        self.removals_done.store(self.removals_begun.load(Acquire), Release);
+    }
+
     /// A mark to take before a file is opened, for [`DeviceSlot::no_removal_since`].
     pub fn removal_mark(&self) -> u64 {
         self.removals_done.load(Acquire)
@@ -383,8 +388,13 @@ fn read_text(words: &[AtomicU64]) -> String {
 pub struct Removal(&'static DeviceSlot);
 
 impl Drop for Removal {
+    /// Never past those begun: [`DeviceSlot::settle_removals`] may have counted this one already.
     fn drop(&mut self) {
-        self.0.removals_done.fetch_add(1, AcqRel);
+        let begun = self.0.removals_begun.load(Acquire);
+        let _ = self
+            .0
+            .removals_done
+            .fetch_update(AcqRel, Acquire, |done| (done < begun).then_some(done + 1));
     }
 }
 
@@ -435,6 +445,22 @@ mod tests {
         }
         assert!(board.list_device(key(3, 9), WorkerId(0)).is_none());
         assert_eq!(board.devices().len(), MAX_DEVICES);
+    }
+
+    #[test]
+    fn removal_cut_off_by_a_kill_is_settled_by_the_next_owner() {
+        let board = Scoreboard::new().unwrap();
+        let slot = board.list_device(key(0, 1), WorkerId(0)).unwrap();
+        let mark = slot.removal_mark();
+        assert!(slot.no_removal_since(mark));
+        drop(slot.removal());
+        assert!(!slot.no_removal_since(mark));
+        assert!(slot.no_removal_since(slot.removal_mark()));
+        let cut_off = slot.removal();
+        assert!(!slot.no_removal_since(slot.removal_mark()));
+        slot.settle_removals();
+        drop(cut_off);
+        assert!(slot.no_removal_since(slot.removal_mark()));
     }
 
     #[test]

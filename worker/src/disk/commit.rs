@@ -68,10 +68,8 @@ impl Incoming {
             }
         }
         with_folders(&dir, path, || folder_exists(device, &dir, path))?;
-        let name = temporary_name();
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        let file = in_temporary(&dir, || open_below(dir.as_fd(), &name, flags, 0o666, BENEATH))?;
-        Ok(Incoming { file: file.into(), place: Place::Named(Some((dir, name))) })
+        let (file, name) = create_temporary(&dir)?;
+        Ok(Incoming { file, place: Place::Named(Some((dir, name))) })
     }
 
     /// Opens the file under its final name, made if missing, not cut.
@@ -129,6 +127,14 @@ impl Drop for Incoming {
             let _ = unlinkat(dir.as_fd(), name.as_c_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
+}
+
+/// Makes a file in the folder for temporary names. Its name is relative to the device's directory.
+pub fn create_temporary(dir: &DeviceDir) -> io::Result<(File, CString)> {
+    let name = temporary_name();
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    let file = in_temporary(dir, || open_below(dir.as_fd(), &name, flags, 0o666, BENEATH))?;
+    Ok((file.into(), name))
 }
 
 /// Copies all of `from` into `to` at `offset`; `before_each` is called before each piece.

@@ -151,9 +151,7 @@ impl Device {
         let opened = DeviceDir::open(&self.path).and_then(|dir| self.insist_on_mount(dir));
         let dir = opened.inspect_err(|_| self.drop_dir())?;
         let dir = Arc::new(dir);
-        if !self.swept.swap(true, Relaxed) {
-            commit::sweep(&dir, &self.path);
-        }
+        self.sweep_once(&dir);
         *self.lock() = Some(Arc::clone(&dir));
         Ok(dir)
     }
@@ -170,6 +168,13 @@ impl Device {
         }
         looked.mounted |= is_mount;
         Ok(dir)
+    }
+
+    /// Removes what killed processes left, before this one leaves anything. Disk threads.
+    pub fn sweep_once(&self, dir: &DeviceDir) {
+        if !self.swept.swap(true, Relaxed) {
+            commit::sweep(dir, &self.path);
+        }
     }
 
     /// True when the directory should be opened anew before it gets too old for cached reads.

@@ -2,9 +2,7 @@
 //! numbers on the scoreboard and writes the file; requests are answered from the scoreboard alone.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,12 +12,12 @@ use nix::sys::stat::fstatat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use crate::disk::commit;
 use crate::disk::device::{Device, DeviceDir};
 use crate::http::answer::Status;
 use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
 pub use crate::scoreboard::Usage;
-use crate::sys::file::{BENEATH, open_below};
 
 /// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
 pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
@@ -30,7 +28,8 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
         Ok(found) => found,
         Err(e) => {
             // Short of descriptors or memory: that says nothing about the device.
-            if status_of(&e) != Status::ServiceUnavailable503 {
+            let unmounted = e.raw_os_error() == Some(libc::ENOMEDIUM);
+            if unmounted || status_of(&e) != Status::ServiceUnavailable503 {
                 slot.forget_usage();
             }
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
@@ -40,6 +39,7 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
+    device.sweep_once(&dir);
     if write {
         let written = write_file(&dir, &usage.text(device.path()));
         let trouble = written.err().map(|e| format!("cannot write its usage file: {e}"));
@@ -84,9 +84,7 @@ fn write_file(dir: &DeviceDir, text: &str) -> io::Result<bool> {
         Ok(_) | Err(Errno::ENOENT) => {}
         Err(e) => return Err(e.into()),
     }
-    let name = std::ffi::CString::new(format!(".usage_tmp.{}", std::process::id()))?;
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC;
-    let mut file = File::from(open_below(dir.as_fd(), &name, flags, 0o666, BENEATH)?);
+    let (mut file, name) = commit::create_temporary(dir)?;
     let renamed = file
         .write_all(text.as_bytes())
         .and_then(|()| renameat(dir, name.as_c_str(), dir, "usage").map_err(io::Error::from));

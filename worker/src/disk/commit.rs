@@ -130,7 +130,7 @@ impl Drop for Incoming {
 }
 
 /// Makes a file in the folder for temporary names. Its name is relative to the device's directory.
-pub fn create_temporary(dir: &DeviceDir) -> io::Result<(File, CString)> {
+fn create_temporary(dir: &DeviceDir) -> io::Result<(File, CString)> {
     let name = temporary_name();
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
     let file = in_temporary(dir, || open_below(dir.as_fd(), &name, flags, 0o666, BENEATH))?;

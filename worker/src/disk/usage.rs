@@ -1,10 +1,13 @@
 //! How full a device is: the seven lines of PROTOCOL.md section 4. The owner looks, publishes the
 //! numbers on the scoreboard and writes the file; requests are answered from the scoreboard alone.
 
+use std::ffi::CStr;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
@@ -12,12 +15,17 @@ use nix::sys::stat::fstatat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::disk::commit;
 use crate::disk::device::{Device, DeviceDir};
 use crate::http::answer::Status;
 use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
 pub use crate::scoreboard::Usage;
+use crate::sys::file::{BENEATH, open_below};
+
+/// One name, so that kills leave one file at most; the underscore keeps it out of requests' reach.
+const TEMPORARY: &CStr = c".usage_tmp";
+/// A file under that name is what a killed process left when it is older.
+const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
 pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
@@ -39,7 +47,6 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
-    device.sweep_once(&dir);
     if write {
         let written = write_file(&dir, &usage.text(device.path()));
         let trouble = written.err().map(|e| format!("cannot write its usage file: {e}"));
@@ -84,14 +91,32 @@ fn write_file(dir: &DeviceDir, text: &str) -> io::Result<bool> {
         Ok(_) | Err(Errno::ENOENT) => {}
         Err(e) => return Err(e.into()),
     }
-    let (mut file, name) = commit::create_temporary(dir)?;
+    let Some(mut file) = create(dir)? else { return Ok(false) };
     let renamed = file
         .write_all(text.as_bytes())
-        .and_then(|()| renameat(dir, name.as_c_str(), dir, "usage").map_err(io::Error::from));
+        .and_then(|()| renameat(dir, TEMPORARY, dir, "usage").map_err(io::Error::from));
     if renamed.is_err() {
-        let _ = unlinkat(dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(dir, TEMPORARY, UnlinkatFlags::NoRemoveDir);
     }
     renamed.map(|()| true)
+}
+
+/// Makes the file under its temporary name. `None`: an owner of another generation is at it.
+fn create(dir: &DeviceDir) -> io::Result<Option<File>> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    let make = || open_below(dir.as_fd(), TEMPORARY, flags, 0o666, BENEATH).map(File::from);
+    match make() {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let facts = fstatat(dir, TEMPORARY, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            let changed = UNIX_EPOCH + Duration::from_secs(facts.st_ctime.max(0) as u64);
+            if changed.elapsed().is_ok_and(|age| age < ABANDONED) {
+                return Ok(None);
+            }
+            unlinkat(dir, TEMPORARY, UnlinkatFlags::NoRemoveDir)?;
+            make().map(Some)
+        }
+        made => made.map(Some),
+    }
 }
 
 #[cfg(test)]

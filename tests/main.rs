@@ -19,6 +19,8 @@ mod config_samples;
 mod crash_storm;
 /// What curl makes of the node.
 mod curl;
+/// `--daemonize`, and what systemd is told.
+mod daemon;
 /// 7: graceful quit.
 mod drain;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
@@ -37,6 +39,8 @@ mod http_put;
 mod inherit;
 /// nginx in front of the node.
 mod nginx;
+/// `user` and `group`.
+mod privileges;
 /// `--quickstart`.
 mod quickstart;
 /// 7: SIGHUP and SIGWINCH.
@@ -45,6 +49,8 @@ mod reload;
 mod respawn;
 /// 7: titles, workers that stand still, orphans.
 mod signals;
+/// The commands `status` and `upgrade`.
+mod status;
 /// 2.7: time and pressure.
 mod timeouts;
 /// 8: SIGUSR2.

@@ -122,9 +122,8 @@ impl Supervisor {
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
-        let pid = match sys::fork().map_err(failed("fork"))? {
-            Some(pid) => pid,
-            None => self.become_successor(&executable, &words, writer),
+        let Some(pid) = sys::fork().map_err(failed("fork"))? else {
+            self.become_successor(&executable, &words, writer);
         };
         let (stage, said) = (Stage::Starting, Said::default());
         self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });

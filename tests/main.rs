@@ -6,7 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod harness;
+mod load;
 
+/// Garbage by the thousand.
+mod bad_input;
+/// Connections spread over workers.
+mod balance;
 /// What the tests of upgrades share.
 mod chain;
 /// 2.4: chunked bodies, cut anywhere.
@@ -21,8 +26,12 @@ mod crash_storm;
 mod curl;
 /// `--daemonize`, and what systemd is told.
 mod daemon;
+/// 3: digests, and fsck's place among them.
+mod digest;
 /// 7: graceful quit.
 mod drain;
+/// A connection between owners.
+mod handover;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.5: DELETE and MKCOL.
@@ -37,21 +46,37 @@ mod http_head;
 mod http_put;
 /// 8: listening sockets from outside.
 mod inherit;
+/// Workers that die under load.
+mod kill_storm;
+/// What workers and connections cost.
+mod memory;
 /// nginx in front of the node.
 mod nginx;
 /// `user` and `group`.
 mod privileges;
 /// `--quickstart`.
 mod quickstart;
+/// A real directory tree.
+mod real_tree;
+/// One test for each bug that was found later.
+mod regression;
 /// 7: SIGHUP and SIGWINCH.
 mod reload;
 /// Workers that die or are told to go.
 mod respawn;
+/// 3: the sidechannel, line by line.
+mod sidechannel;
 /// 7: titles, workers that stand still, orphans.
 mod signals;
 /// The commands `status` and `upgrade`.
 mod status;
 /// 2.7: time and pressure.
 mod timeouts;
+/// 5: what a tracker does all day.
+mod tracker;
 /// 8: SIGUSR2.
 mod upgrade;
+/// 4: usage files, mounts that come and go.
+mod usage;
+/// 3.1: the stream of disk load.
+mod watch;

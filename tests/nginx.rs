@@ -10,7 +10,8 @@ use nix::unistd::Pid;
 
 use crate::harness::{Client, Node, fid_path, skipped, until_some};
 
-const BINARY: &str = "/usr/sbin/nginx";
+/// Where Debian puts it.
+pub const BINARY: &str = "/usr/sbin/nginx";
 const FILES: usize = 400;
 
 #[test]
@@ -48,14 +49,16 @@ fn a_real_tree_goes_through_nginx() {
 }
 
 /// An nginx that proxies to a node, without cache. Dropping it ends it.
-struct Nginx {
+pub struct Nginx {
     child: Child,
-    address: SocketAddr,
+    /// Where it listens.
+    pub address: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
 impl Nginx {
-    fn start(node: &Node) -> Nginx {
+    /// Starts it in a folder of its own.
+    pub fn start(node: &Node) -> Nginx {
         until_some("nginx to get a port of its own", || Nginx::try_start(node))
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
@@ -19,6 +20,10 @@ use crate::timer::Wait;
 const IDLE_ENOUGH_MS: u64 = 5000;
 /// Connections closed at once when room is needed.
 const MAKE_ROOM: usize = 16;
+/// A worker that has shown no life for so long gets no connections.
+const STUCK: Duration = Duration::from_secs(3);
+/// Pending connections that are taken before a listener is closed.
+const BACKLOG: usize = 1024;
 /// How often the log is told that there is no room.
 const COMPLAIN_MS: u64 = 60_000;
 /// A worker passes on what it accepts when it has so many more than the least loaded one ...
@@ -55,9 +60,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Stops accepting for good; pending connections are left to the other workers.
+    /// Stops accepting for good. A connection whose wake-up went to this worker would wake nobody
+    /// else: what is pending now is taken first, after which no wake-up comes here any more.
     pub(crate) fn close_listeners(&mut self) {
         self.pause_listeners();
+        for index in 0..self.listeners.sockets.len() {
+            let mut left = BACKLOG;
+            while left > 0 && self.accept_one(index) {
+                left -= 1;
+            }
+        }
         self.listeners.sockets.clear();
     }
 
@@ -67,7 +79,7 @@ impl Worker {
             return;
         }
         // With room made the pause ends, for `close` comes back here.
-        let full = self.conns.len() >= self.settings.maxconns && !self.make_room();
+        let full = self.is_full() && !self.make_room();
         if !full && let Err(e) = self.watch_listeners() {
             log::error!("cannot watch the listeners: {e}");
         }
@@ -83,12 +95,19 @@ impl Worker {
 
     /// Takes one connection: if more are waiting, the next wait returns at once.
     pub(crate) fn accept(&mut self, index: usize) {
-        if self.conns.len() >= self.settings.maxconns && !self.make_room() {
+        if self.is_full() && !self.make_room() && !self.another_has_room() {
             return self.pause_listeners();
         }
-        let Some(listener) = self.listeners.sockets.get(index) else { return };
+        self.accept_one(index);
+    }
+
+    /// True when there was a connection.
+    fn accept_one(&mut self, index: usize) -> bool {
+        let Some(listener) = self.listeners.sockets.get(index) else { return false };
         let (service, site) = (listener.service, listener.site);
-        match socket::accept(listener.fd.as_fd()) {
+        let accepted = socket::accept(listener.fd.as_fd());
+        let taken = accepted.is_ok();
+        match accepted {
             Ok((fd, peer)) => {
                 self.slot.accepted.fetch_add(1, Relaxed);
                 if let Some(fd) = self.pass_on(fd, index) {
@@ -106,6 +125,17 @@ impl Worker {
                 _ => log::debug!("accept: {e}"),
             },
         }
+        taken
+    }
+
+    fn is_full(&self) -> bool {
+        self.conns.len() >= self.settings.maxconns
+    }
+
+    /// The kernel has woken this worker alone for the connection: if it stays in the queue here,
+    /// no other will take it.
+    fn another_has_room(&self) -> bool {
+        self.least_loaded().is_some_and(|(least, _)| (least as usize) < self.settings.maxconns)
     }
 
     /// Says once a minute that connections have to wait.
@@ -140,10 +170,12 @@ impl Worker {
         let own = self.conns.len() as u32;
         let listener = &self.listeners.sockets[index];
         let Some((least, id)) = self.least_loaded() else { return Some(fd) };
-        if own <= least + SURPLUS + least / 8 {
+        if own <= least + SURPLUS + least / 8 && !self.is_full() {
             return Some(fd);
         }
         let Some(inbox) = self.peers.get(&id) else { return Some(fd) };
+        let target = self.board.worker(id);
+        target.inbox_pending.fetch_add(1, Relaxed);
         let sent = handover::send_connection(
             inbox.as_fd(),
             fd.as_fd(),
@@ -153,11 +185,13 @@ impl Worker {
         );
         match sent {
             Ok(()) => {
-                self.board.worker(id).inbox_pending.fetch_add(1, Relaxed);
                 self.slot.handed_over.fetch_add(1, Relaxed);
                 None
             }
-            Err(_) => Some(fd),
+            Err(_) => {
+                target.inbox_pending.fetch_sub(1, Relaxed);
+                Some(fd)
+            }
         }
     }
 
@@ -167,7 +201,7 @@ impl Worker {
             .map(|id| (id, self.board.worker(*id)))
             // One of another generation may not know the docroot of this listener.
             .filter(|(_, slot)| slot.generation.load(Relaxed) == self.slot.generation.load(Relaxed))
-            .filter(|(_, slot)| slot.state() == WorkerState::Running)
+            .filter(|(_, slot)| slot.state() == WorkerState::Running && !self.is_stuck(slot, STUCK))
             .map(|(id, slot)| {
                 let coming = slot.inbox_pending.load(Relaxed).max(0) as u32;
                 (slot.connections.load(Relaxed) + coming, *id)

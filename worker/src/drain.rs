@@ -1,11 +1,16 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::conn::State;
 use crate::control::Up;
+use crate::disk::pool::Pool;
 use crate::event_loop::Worker;
+use crate::exchange::Work;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::sys::title;
@@ -62,7 +67,8 @@ impl Worker {
             }
             self.conns[key].readable = true;
             self.advance(key);
-            if self.is_idle(key) && !self.was_used_recently(key) {
+            let quiet = !self.conns.get(key).is_some_and(|conn| conn.readable);
+            if self.is_idle(key) && quiet && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
@@ -94,11 +100,25 @@ impl Worker {
             log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
             return self.say_farewell();
         }
+        if self.only_dead_disks_are_left() {
+            log::warn!("{} requests wait for stalled devices: they are cut off", self.conns.len());
+            return self.say_farewell();
+        }
         let busy = !self.conns.is_empty() || self.pools.values().any(|pool| pool.in_flight() > 0);
         if busy || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
             return false;
         }
         self.conns.is_empty() && self.say_farewell()
+    }
+
+    /// A disk that has not answered for twice the time after which it counts as stalled is not
+    /// waited for, when nothing else is left to do: an hour of drain_timeout would be for nothing.
+    fn only_dead_disks_are_left(&self) -> bool {
+        let patience = self.settings.stall_timeout * 2;
+        let is_dead = |pool: &Pool<Work>| pool.oldest().is_some_and(|oldest| oldest >= patience);
+        let lent = self.conns.iter().all(|(_, conn)| conn.is_lent());
+        let mut working = self.pools.values().filter(|pool| pool.in_flight() > 0).peekable();
+        lent && working.peek().is_some() && working.all(is_dead)
     }
 
     /// While the whole node drains, a worker that has not noticed yet may still send a connection
@@ -110,7 +130,12 @@ impl Worker {
             || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
     }
 
+    /// Connections are closed by hand: a process with a thread that no signal can end keeps its
+    /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
+        for (_, conn) in &self.conns {
+            let _ = shutdown(conn.socket.as_raw_fd(), Shutdown::Both);
+        }
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);
         true

@@ -53,7 +53,7 @@ const TICK_MS: u64 = 250;
 /// A drain looks this often whether it is over.
 const DRAIN_TICK_MS: u64 = 20;
 /// A loop without work still shows that it is alive.
-const HEARTBEAT_MS: u64 = 1000;
+pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -87,6 +87,8 @@ pub(crate) struct Worker {
     pub(crate) looked: u64,
     /// Milliseconds since the worker started: the loop's clock.
     pub(crate) now: u64,
+    /// CLOCK_MONOTONIC in milliseconds: the clock of heartbeats, which all processes see alike.
+    pub(crate) monotonic: u64,
     /// The time, as a Date header shows it.
     pub(crate) date: HttpDate,
     /// The effective user: whose files mincore(2) speaks the truth about.
@@ -101,6 +103,8 @@ pub(crate) struct Worker {
     inbox: OwnedFd,
     signals: Signals,
     epoch: Instant,
+    /// What [`Worker::monotonic`] was at the epoch.
+    epoch_monotonic: u64,
     date_second: u64,
     next_tick: u64,
     parcel: Vec<u8>,
@@ -156,6 +160,7 @@ impl Worker {
             next_group: 0,
             next_reading: 0,
             now: 0,
+            monotonic: 0,
             date: HttpDate::EPOCH,
             user: nix::unistd::geteuid().as_raw(),
             out: Vec::new(),
@@ -166,6 +171,7 @@ impl Worker {
             inbox: spec.inbox,
             signals,
             epoch: Instant::now(),
+            epoch_monotonic: monotonic_ms()?,
             date_second: 0,
             next_tick: 0,
             // Zeroed by the kernel page by page: what no parcel needs takes no memory.
@@ -179,6 +185,7 @@ impl Worker {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         self.look_at_clock();
         self.watch_listeners()?;
+        self.slot.heartbeat.store(self.monotonic, Relaxed);
         self.slot.set_state(WorkerState::Running);
         self.control.send(&Up::Ready, None)?;
         let mut events = Events::with_capacity(256);
@@ -222,6 +229,7 @@ impl Worker {
 
     fn look_at_clock(&mut self) {
         self.now = self.epoch.elapsed().as_millis() as u64;
+        self.monotonic = self.epoch_monotonic + self.now;
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         if second != self.date_second {
             self.date_second = second;
@@ -328,13 +336,17 @@ impl Worker {
         match parcel {
             Parcel::Connection { socket, service, site, input } => {
                 self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                if usize::from(site.0) >= self.sites.len() {
+                    return log::error!("inbox: a connection to docroot {}, unknown here", site.0);
+                }
                 let peer = socket::peer_address(socket.as_fd());
                 self.adopt(socket, peer, service, site, input);
             }
             Parcel::WantDir { device, from } => self.share_dir(device, from),
+            Parcel::Dir { device, .. } if usize::from(device.site.0) >= self.sites.len() => {}
             Parcel::Dir { device, fd, inline_reads, updates_atime } => {
                 self.device(device).adopt_dir(fd, inline_reads, updates_atime);
-                self.used.insert(device, self.now);
+                self.note_use(device);
             }
         }
     }
@@ -365,7 +377,9 @@ impl Worker {
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(crate) fn close(&mut self, key: usize) {
         if let Some(conn) = self.forget(key) {
-            drop(conn);
+            let Conn { socket, site, state, .. } = conn;
+            drop(socket);
+            self.let_go(site, state);
             self.resume_listeners();
         }
     }
@@ -375,11 +389,11 @@ impl Worker {
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.try_remove(key)?;
-        match conn.state {
-            State::Watching => self.stop_watching(key),
-            State::Queued(..) => self.leave_fsck(key),
-            _ => {}
+        if matches!(conn.state, State::Watching) {
+            self.stop_watching(key);
         }
+        // Its state may have been taken out already: the queue itself knows who is in it.
+        self.leave_fsck(key);
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)
     }
@@ -408,7 +422,7 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        let monotonic = monotonic_ms().unwrap_or(self.now);
+        let monotonic = self.monotonic;
         self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
@@ -485,12 +499,20 @@ impl Worker {
         }
     }
 
-    /// The pool of a device's disk threads, made when it is first needed.
+    /// The pool of a device's disk threads, made when it is first needed. Devices that the master
+    /// has not listed share the docroot's: else each name that a peer makes up would cost a thread.
     pub(crate) fn pool(&mut self, device: &Device) -> &Pool<Work> {
         let limit = self.settings.aio_threads;
-        self.pools
-            .entry(device.key)
-            .or_insert_with(|| Pool::new(format!("disk {}", device.key), limit))
+        let known = self.pools.contains_key(&device.key) || self.is_listed(device.key);
+        let key = if known { device.key } else { DeviceKey { devid: 0, ..device.key } };
+        self.pools.entry(key).or_insert_with(|| Pool::new(format!("disk {key}"), limit))
+    }
+
+    /// The device's directory is of use now.
+    pub(crate) fn note_use(&mut self, device: DeviceKey) {
+        if self.is_listed(device) {
+            self.used.insert(device, self.now);
+        }
     }
 }
 
@@ -510,7 +532,7 @@ fn usage_interval() -> Duration {
 }
 
 /// CLOCK_MONOTONIC, which all processes see alike.
-fn monotonic_ms() -> Option<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
-    Some(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+fn monotonic_ms() -> io::Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
+    Ok(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }

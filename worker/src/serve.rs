@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
@@ -11,7 +12,7 @@ use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::open;
 use crate::disk::path::DevPath;
-use crate::event_loop::Worker;
+use crate::event_loop::{HEARTBEAT_MS, Worker};
 use crate::exchange::{Op, Released, Work};
 use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
@@ -22,7 +23,7 @@ use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::scoreboard::{DeviceState, Usage, WorkerState};
+use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::file;
 
@@ -102,7 +103,9 @@ impl Worker {
             let op = Op::Delete(Delete { path, keep: request.keep_alive });
             return self.on_disk(&device, op, keep);
         }
-        if let Some(served) = self.serve_cached(&device, &path, request, keep) {
+        if !self.has_usage(self.conns[key].site, &path)
+            && let Some(served) = self.serve_cached(&device, &path, request, keep)
+        {
             return served;
         }
         let get = Get::new(path, *request, request.keep_alive);
@@ -114,7 +117,7 @@ impl Worker {
             return self.answer(Status::BadRequest400, false);
         };
         let device = self.device_of(key, &path);
-        match self.place(&device) {
+        match self.place(device.key) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
                 Served::Lend(device, Op::Put(Box::new(put)))
@@ -161,34 +164,45 @@ impl Worker {
 
     /// Does an operation where its device's disk threads are.
     fn on_disk(&mut self, device: &Arc<Device>, op: Op, keep: bool) -> Served {
-        match self.place(device) {
+        match self.place(device.key) {
             Placed::Here => Served::Lend(Arc::clone(device), op),
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => self.answer(Status::ServiceUnavailable503, keep),
         }
     }
 
-    pub(crate) fn place(&self, device: &Device) -> Placed {
-        if self.board.device(device.key).is_some_and(|s| s.state() == DeviceState::Stalled) {
+    pub(crate) fn place(&self, device: DeviceKey) -> Placed {
+        if self.board.device(device).is_some_and(|s| s.state() == DeviceState::Stalled) {
             return Placed::Nowhere;
         }
-        let owner = self.owner(device.key);
+        let owner = self.owner(device);
         let here = owner == self.id
             || self.context.draining.load(Relaxed)
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
             || !self.peers.contains_key(&owner);
-        if here { Placed::Here } else { Placed::At(owner) }
+        match here {
+            true => Placed::Here,
+            false if self.is_stuck(self.board.worker(owner), self.settings.stall_timeout) => {
+                Placed::Nowhere
+            }
+            false => Placed::At(owner),
+        }
+    }
+
+    /// True when a worker serves, as far as is known, but its loop has not gone round for long:
+    /// stopped, or worse.
+    pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
+        let age = self.monotonic.saturating_sub(slot.heartbeat.load(Relaxed));
+        slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
     /// The owner, where a body must be moved before it is thrown away.
     fn must_move(&self, key: usize, request: &Request) -> Option<WorkerId> {
         let Target::Path(path) = &request.target else { return None };
-        let device = Device::key_of(self.conns[key].site, path);
-        match self.devices.get(&device).map(|device| self.place(device)) {
-            Some(Placed::At(owner)) => Some(owner),
-            Some(_) => None,
-            None => Some(self.owner(device)).filter(|owner| self.peers.contains_key(owner)),
+        match self.place(Device::key_of(self.conns[key].site, path)) {
+            Placed::At(owner) => Some(owner),
+            Placed::Here | Placed::Nowhere => None,
         }
     }
 
@@ -206,10 +220,22 @@ impl Worker {
         self.device(device)
     }
 
+    /// One that the master has not listed is not remembered: peers may name sixteen million.
     pub(crate) fn device(&mut self, key: DeviceKey) -> Arc<Device> {
+        if let Some(device) = self.devices.get(&key) {
+            return Arc::clone(device);
+        }
         let site = &self.sites[usize::from(key.site.0)];
-        let make = || Arc::new(Device::new(key, &site.docroot, site.usage));
-        Arc::clone(self.devices.entry(key).or_insert_with(make))
+        let device = Arc::new(Device::new(key, &site.docroot, site.usage));
+        if self.is_listed(key) {
+            self.devices.insert(key, Arc::clone(&device));
+        }
+        device
+    }
+
+    /// Whether the master has seen the device's folder.
+    pub(crate) fn is_listed(&self, key: DeviceKey) -> bool {
+        self.board.device(key).is_some_and(|slot| slot.state() != DeviceState::Absent)
     }
 
     /// Way 1: everything is in memory. `None`: only the disk knows.
@@ -279,7 +305,7 @@ impl Worker {
 
     /// The usage file's content, if the path names one and its device can be trusted to answer.
     fn usage_at_hand(&self, site: SiteId, path: &DevPath) -> Option<(Usage, String)> {
-        if !path.is_usage() || !self.sites[usize::from(site.0)].usage {
+        if !self.has_usage(site, path) {
             return None;
         }
         let key = Device::key_of(site, path);
@@ -288,6 +314,12 @@ impl Worker {
         let disk = self.sites[usize::from(site.0)].docroot.join(key.to_string());
         let text = usage.text(&disk);
         Some((usage, text))
+    }
+
+    /// Whether a path names a usage file that is answered from memory or, with its device stalled,
+    /// not at all: never from the page cache.
+    pub(crate) fn has_usage(&self, site: SiteId, path: &DevPath) -> bool {
+        path.is_usage() && self.sites[usize::from(site.0)].usage
     }
 
     /// The usage file's content, as the sidechannel sees it.
@@ -324,7 +356,8 @@ impl Worker {
     /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
     /// others ask the owner for a copy. Once a second at most.
     fn want_dir(&mut self, key: DeviceKey) {
-        if self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000) {
+        let recent = self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000);
+        if recent || !self.is_listed(key) {
             return;
         }
         let owner = self.owner(key);

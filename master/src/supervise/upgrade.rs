@@ -123,7 +123,7 @@ impl Supervisor {
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
-            self.become_successor(&executable, &words, writer);
+            self.become_successor(&executable, &words, writer)
         };
         let (stage, said) = (Stage::Starting, Said::default());
         self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, fstat, stat};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC,
     fstatfs,
@@ -50,6 +51,8 @@ struct Looked {
     written: Option<Instant>,
     disk: Option<(u64, Disk)>,
     trouble: Option<String>,
+    /// It was a mount once: [`Device::insist_on_mount`].
+    mounted: bool,
 }
 
 /// A descriptor of the device's directory and what was found out about the filesystem.
@@ -104,12 +107,13 @@ impl Device {
         due
     }
 
-    /// The disk under the device. Disk threads.
-    pub fn disk(&self, dir: &DeviceDir) -> Disk {
+    /// The disk under the device; `afresh`: looked up even if nothing seems to have changed, for
+    /// the number of a filesystem that has gone may be given to the next one. Disk threads.
+    pub fn disk(&self, dir: &DeviceDir, afresh: bool) -> Disk {
         let st_dev = fstat(dir).map_or(0, |facts| facts.st_dev);
         let known = self.looked().disk.clone();
         match known {
-            Some((number, disk)) if number == st_dev => disk,
+            Some((number, disk)) if number == st_dev && !afresh => disk,
             _ => {
                 let disk = busy::disk_of(st_dev);
                 self.looked().disk = Some((st_dev, disk.clone()));
@@ -144,12 +148,27 @@ impl Device {
         if let Some(dir) = self.lock().clone().filter(|dir| dir.opened.elapsed() < FRESH) {
             return Ok(dir);
         }
-        let dir = DeviceDir::open(&self.path).inspect_err(|_| self.drop_dir())?;
+        let opened = DeviceDir::open(&self.path).and_then(|dir| self.insist_on_mount(dir));
+        let dir = opened.inspect_err(|_| self.drop_dir())?;
         let dir = Arc::new(dir);
         if !self.swept.swap(true, Relaxed) {
             commit::sweep(&dir, &self.path);
         }
         *self.lock() = Some(Arc::clone(&dir));
+        Ok(dir)
+    }
+
+    /// Refuses the bare mount point of a disk that has been unmounted: what is stored there fills
+    /// the root disk, and cannot be found again once the disk is back. `ENOMEDIUM`, "No medium
+    /// found". Disk threads.
+    pub fn insist_on_mount(&self, dir: DeviceDir) -> io::Result<DeviceDir> {
+        let folder = self.path.parent().unwrap_or(&self.path);
+        let is_mount = stat(folder)?.st_dev != fstat(&dir)?.st_dev;
+        let mut looked = self.looked();
+        if looked.mounted && !is_mount && self.key.devid > 0 {
+            return Err(Errno::ENOMEDIUM.into());
+        }
+        looked.mounted |= is_mount;
         Ok(dir)
     }
 

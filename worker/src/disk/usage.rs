@@ -15,21 +15,28 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
+use crate::http::answer::Status;
+use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
 pub use crate::scoreboard::Usage;
 use crate::sys::file::{BENEATH, open_below};
 
 /// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
 pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
-    let found = DeviceDir::open(device.path()).and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
+    let found = DeviceDir::open(device.path())
+        .and_then(|dir| device.insist_on_mount(dir))
+        .and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
     let (facts, dir) = match found {
         Ok(found) => found,
         Err(e) => {
-            slot.forget_usage();
+            // Short of descriptors or memory: that says nothing about the device.
+            if status_of(&e) != Status::ServiceUnavailable503 {
+                slot.forget_usage();
+            }
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
         }
     };
-    let disk = device.disk(&dir);
+    let disk = device.disk(&dir, write);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);

@@ -33,6 +33,8 @@ pub fn status_of(error: &io::Error) -> Status {
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Status::InsufficientStorage507,
         // Short of descriptors or memory, not the file's fault: the client may come back.
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Status::ServiceUnavailable503,
+        // The disk has been unmounted, and may be mounted again: Device::insist_on_mount.
+        Some(libc::ENOMEDIUM) => Status::ServiceUnavailable503,
         _ => Status::InternalServerError500,
     }
 }

@@ -160,6 +160,12 @@ impl Load {
         Load { stop, answered, clients }
     }
 
+    /// Waits until some more requests were answered.
+    pub fn goes_on(&self) {
+        let so_far = self.answered.load(Ordering::Relaxed);
+        until("more answers", || self.answered.load(Ordering::Relaxed) > so_far + 20);
+    }
+
     /// Ends it; everything that went wrong.
     pub fn failures(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);

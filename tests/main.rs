@@ -24,6 +24,8 @@ mod config_samples;
 mod crash_storm;
 /// What curl makes of the node.
 mod curl;
+/// `--daemonize`, and what systemd is told.
+mod daemon;
 /// 3: digests, and fsck's place among them.
 mod digest;
 /// 7: graceful quit.
@@ -50,6 +52,8 @@ mod kill_storm;
 mod memory;
 /// nginx in front of the node.
 mod nginx;
+/// `user` and `group`.
+mod privileges;
 /// `--quickstart`.
 mod quickstart;
 /// A real directory tree.
@@ -64,6 +68,8 @@ mod respawn;
 mod sidechannel;
 /// 7: titles, workers that stand still, orphans.
 mod signals;
+/// The commands `status` and `upgrade`.
+mod status;
 /// 2.7: time and pressure.
 mod timeouts;
 /// 5: what a tracker does all day.

@@ -3,7 +3,8 @@
 //! then there is nothing to tell back.
 //!
 //! The pipe carries lines: `hello` from a program that knows of it, `because TEXT` why the start
-//! fails, `ready` once every worker accepts connections.
+//! fails, `serving` once every worker accepts connections, `ready` when pid file and status
+//! socket are its own too.
 
 use std::fs::File;
 use std::io::Write;
@@ -80,8 +81,14 @@ pub fn explain(reason: &str) {
     say(&format!("because {}", reason.replace('\n', "; ")));
 }
 
-/// Tells the predecessor that every worker accepts connections, and says no more.
+/// Tells the predecessor that every worker accepts connections. Whoever sees the pid file after
+/// that may end the predecessor at once, which must not take this process with it.
 pub(crate) fn serves() {
+    say("serving");
+}
+
+/// Tells the predecessor that it may go, and says no more.
+pub(crate) fn is_ready() {
     say("ready");
     lock().pipe = None;
 }
@@ -167,5 +174,6 @@ mod tests {
     fn without_a_pipe_nothing_is_said() {
         explain("nobody listens");
         serves();
+        is_ready();
     }
 }

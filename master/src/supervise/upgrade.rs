@@ -72,6 +72,7 @@ enum Stage {
 struct Said {
     rest: Vec<u8>,
     knows: bool,
+    serves: bool,
     ready: bool,
     because: Option<String>,
 }
@@ -220,7 +221,8 @@ impl Supervisor {
     /// Ends a successor that does not serve yet.
     pub(super) fn dismiss_successor(&mut self, why: &str, now: Instant) {
         let Some(successor) = &mut self.upgrades.successor else { return };
-        if successor.stage == Stage::Starting {
+        successor.listen();
+        if successor.stage == Stage::Starting && !successor.said.serves {
             log::warn!("upgrade: ending PID {}: {why}", successor.pid);
             successor.stage = Stage::Unwanted { why: why.to_owned(), until: Some(now + GO_WITHIN) };
             let _ = kill(successor.pid, Signal::SIGTERM);
@@ -246,7 +248,7 @@ impl Supervisor {
 
     /// True while a successor serves: what this master says to systemd would be misunderstood.
     pub(super) fn is_succeeded(&self) -> bool {
-        self.upgrades.successor.as_ref().is_some_and(|s| s.stage == Stage::Ready)
+        self.upgrades.successor.as_ref().is_some_and(|s| s.said.serves || s.stage == Stage::Ready)
     }
 
     fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
@@ -325,6 +327,7 @@ impl Said {
             match line.split_once(' ') {
                 Some(("because", reason)) => self.because = Some(reason.to_owned()),
                 None if line == "hello" => self.knows = true,
+                None if line == "serving" => self.serves = true,
                 None if line == "ready" => self.ready = true,
                 _ => {}
             }
@@ -346,9 +349,9 @@ mod tests {
 
     #[test]
     fn lines_of_the_pipe_may_be_cut_anywhere() {
-        let text = "hello\nsomething new\nbecause of this\nready\n";
+        let text = "hello\nsomething new\nbecause of this\nserving\nready\n";
         let whole = heard(&[text]);
-        assert!(whole.knows && whole.ready);
+        assert!(whole.knows && whole.serves && whole.ready);
         assert_eq!(whole.because.as_deref(), Some("of this"));
         for cut in 0..text.len() {
             assert_eq!(heard(&[&text[..cut], &text[cut..]]), whole);

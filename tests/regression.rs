@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::harness::{Node, Setup, until};
 
 /// Requests and lines that the node has taken so far.
@@ -89,4 +91,24 @@ fn devices_that_do_not_exist_cost_no_threads() {
         .map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().count())
         .sum();
     assert!(threads < 40, "{threads} threads");
+}
+
+/// A worker that goes alone gives its idle connections to the others, watchers included.
+#[test]
+fn connections_of_a_worker_that_is_replaced_live_on() {
+    let node = Setup::new().workers("2").start();
+    let mut clients: Vec<_> = (0..20).map(|_| node.client()).collect();
+    clients.iter_mut().for_each(|client| client.stays_open());
+    let mut watchers: Vec<_> = (0..4).map(|_| node.sidechannel()).collect();
+    for watcher in &mut watchers {
+        watcher.send("watch\n");
+        until("a group", || watcher.line() == ".\n");
+    }
+    let worker = node.workers()[0];
+    kill(worker, Signal::SIGQUIT).unwrap();
+    node.event("worker_exited");
+    clients.iter_mut().for_each(|client| client.stays_open());
+    for watcher in &mut watchers {
+        until("another group", || watcher.line() == ".\n");
+    }
 }

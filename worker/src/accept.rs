@@ -21,7 +21,7 @@ const IDLE_ENOUGH_MS: u64 = 5000;
 /// Connections closed at once when room is needed.
 const MAKE_ROOM: usize = 16;
 /// A worker that has shown no life for so long gets no connections.
-const STUCK: Duration = Duration::from_secs(3);
+pub(crate) const STUCK: Duration = Duration::from_secs(3);
 /// Pending connections that are taken before a listener is closed.
 const BACKLOG: usize = 1024;
 /// How often the log is told that there is no room.

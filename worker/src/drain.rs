@@ -1,18 +1,21 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::accept::STUCK;
 use crate::conn::State;
 use crate::control::Up;
 use crate::disk::pool::Pool;
 use crate::event_loop::Worker;
 use crate::exchange::Work;
+use crate::handover;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
+use crate::spec::WorkerId;
 use crate::sys::title;
 
 /// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
@@ -68,10 +71,52 @@ impl Worker {
             self.conns[key].readable = true;
             self.advance(key);
             let quiet = !self.conns.get(key).is_some_and(|conn| conn.readable);
-            if self.is_idle(key) && quiet && !self.was_used_recently(key) {
+            if self.is_idle(key) && quiet && !self.bequeath(key) && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
+    }
+
+    /// Gives an idle connection to a worker that stays, if only this one goes. False: nobody takes
+    /// it. A watcher takes its request along, to be made again.
+    fn bequeath(&mut self, key: usize) -> bool {
+        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
+        let Some(heir) = self.heir().filter(|_| !orphan && !self.board.draining()) else {
+            return false;
+        };
+        let (conn, Some(inbox)) = (&self.conns[key], self.peers.get(&heir)) else { return false };
+        if !conn.output.is_empty() {
+            return false;
+        }
+        let watching = matches!(conn.state, State::Watching);
+        let input: &[u8] = if watching { b"watch\n" } else { b"" };
+        self.unwatch(conn);
+        let target = self.board.worker(heir);
+        target.inbox_pending.fetch_add(1, Relaxed);
+        let sent =
+            handover::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, input);
+        if sent.is_ok() {
+            self.slot.handed_over.fetch_add(1, Relaxed);
+            self.forget(key);
+            return true;
+        }
+        target.inbox_pending.fetch_sub(1, Relaxed);
+        // Not taken: it stays until it is closed, and may be used until then.
+        self.watch_conn(key).is_err() && self.forget(key).is_some()
+    }
+
+    /// The least loaded worker of the latest generation.
+    fn heir(&self) -> Option<WorkerId> {
+        let own = self.slot.generation.load(Relaxed);
+        let slots = self.peers.keys().map(|id| (*id, self.board.worker(*id)));
+        slots
+            .filter(|(_, slot)| slot.state() == WorkerState::Running)
+            .map(|(id, slot)| (slot.generation.load(Relaxed), slot, id))
+            .filter(|(generation, slot, _)| *generation >= own && !self.is_stuck(slot, STUCK))
+            .min_by_key(|(generation, slot, _)| {
+                (u32::MAX - *generation, slot.connections.load(Relaxed))
+            })
+            .map(|(_, _, id)| id)
     }
 
     fn is_idle(&self, key: usize) -> bool {

@@ -7,6 +7,8 @@
 //! | [`scoreboard`] | counters in shared memory that every process sees |
 //! | `event_loop` | waiting, tokens, what each event means |
 //! | `advance` | moving one connection on, acting on what it waits for |
+//! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
+//! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `timer`, `drain`, `stall` | new connections; deadlines; leaving; the devices' clock |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
@@ -23,12 +25,16 @@ mod advance;
 mod clerk;
 pub mod conn;
 pub mod control;
+mod discard;
 pub mod disk;
 mod drain;
 mod event_loop;
 pub mod exchange;
 pub mod handover;
 pub mod http;
+mod lend;
+mod lines;
+mod requests;
 pub mod scoreboard;
 mod serve;
 pub mod sidechannel;
@@ -36,6 +42,7 @@ pub mod spec;
 mod stall;
 pub mod sys;
 mod timer;
+mod transfer;
 
 /// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
 pub fn run(spec: spec::WorkerSpec) -> i32 {

@@ -1,0 +1,125 @@
+//! Lines of the sidechannel in the loop, the stream to watchers, and the wait for a turn in
+//! fsck's queue.
+
+use crate::advance::Next;
+use crate::conn::{Ending, Read, State};
+use crate::disk::device::Device;
+use crate::event_loop::Worker;
+use crate::exchange::Op;
+use crate::requests::{BATCH, Used};
+use crate::sidechannel::line::{self, Line};
+use crate::sidechannel::{Heard, watch};
+use crate::spec::SiteId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Worker {
+    /// Obeys line after line of the sidechannel; answers pile up and are sent together.
+    pub(crate) fn lines(&mut self, key: usize, input: &[u8]) -> Used {
+        let mut bytes = 0;
+        let next = loop {
+            let (line, len) = match line::split(&input[bytes..]) {
+                Line::Whole(line, len) => (line, len),
+                Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
+                Line::TooLong => {
+                    // What was answered before goes out, as far as it does, and to nobody else.
+                    let _ = self.send_batch(key);
+                    break Next::Close;
+                }
+            };
+            let heard = self.obey_line(key, line::parse(line));
+            if !matches!(heard, Heard::Move(_)) {
+                self.slot.requests.fetch_add(1, Relaxed);
+            }
+            let sent = match heard {
+                Heard::Answered if self.out.len() < BATCH => {
+                    bytes += len;
+                    continue;
+                }
+                _ => self.send_batch(key),
+            };
+            if !matches!(sent, Next::Again) {
+                // Earlier answers must go first: the line is read again when they are through.
+                let answered = matches!(heard, Heard::Answered);
+                bytes += if answered { len } else { 0 };
+                break self.postpone_line(key, heard, sent);
+            }
+            bytes += if matches!(heard, Heard::Move(_)) { 0 } else { len };
+            break match heard {
+                Heard::Answered => self.postpone(key, Next::Later),
+                Heard::Lend(device, op) => Next::Disk(device, op),
+                Heard::Move(owner) => Next::HandOver(owner),
+                Heard::Queue(device, op) => {
+                    self.conns[key].state = State::Queued(device, op);
+                    Next::Lent
+                }
+                Heard::Watch => {
+                    self.start_watching(key);
+                    Next::Again
+                }
+                Heard::End => {
+                    self.conns[key].closing = Some(Ending::Lingering);
+                    self.postpone(key, Next::Again)
+                }
+            };
+        };
+        Used { bytes, next }
+    }
+
+    /// A digest that has entered fsck's queue leaves it again.
+    pub(crate) fn postpone_line(&mut self, key: usize, heard: Heard, next: Next) -> Next {
+        if matches!(heard, Heard::Lend(_, Op::Digest(_)) | Heard::Queue(..)) {
+            self.leave_fsck(key);
+        }
+        self.postpone(key, next)
+    }
+
+    pub(crate) fn start_watching(&mut self, key: usize) {
+        self.conns[key].state = State::Watching;
+        self.watchers.push(key);
+        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+        self.next_tick_soon();
+    }
+
+    pub(crate) fn stop_watching(&mut self, key: usize) {
+        self.watchers.retain(|watcher| *watcher != key);
+        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+    }
+
+    /// Sends each watcher its group; those that do not read are dropped.
+    pub(crate) fn send_groups(&mut self) {
+        let sites = 0..self.sites.len() as u8;
+        let groups: Vec<Vec<u8>> =
+            sites.map(|site| watch::group(self.board, SiteId(site))).collect();
+        for key in self.watchers.clone() {
+            let conn = &mut self.conns[key];
+            let sent = conn.send(&groups[usize::from(conn.site.0)], false);
+            if sent.is_err() || conn.output.len() > watch::MOST_PENDING {
+                self.close(key);
+            }
+        }
+    }
+
+    /// A watcher has nothing more to say.
+    pub(crate) fn ignore_input(&mut self, key: usize) -> Next {
+        let conn = &mut self.conns[key];
+        conn.state = State::Watching;
+        conn.input = Vec::new();
+        match conn.read(&mut self.scratch) {
+            Read::Some(_) => Next::Later,
+            Read::Nothing => Next::Lent,
+            Read::End | Read::Broken => Next::Close,
+        }
+    }
+
+    /// In fsck's queue: goes on when it is its turn, unless its client has gone.
+    pub(crate) fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
+        let conn = &mut self.conns[key];
+        let turn = self.fsck.get(&device.key).is_some_and(|queue| queue.is_turn_of(key));
+        if turn && !conn.ended {
+            return Next::Disk(device, op);
+        }
+        conn.state = State::Queued(device, op);
+        if conn.ended { Next::Close } else { Next::Lent }
+    }
+}

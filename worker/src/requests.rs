@@ -1,0 +1,183 @@
+//! Reading what a peer sends, and answering all requests that are there: answers pile up and are
+//! sent together.
+
+use crate::advance::Next;
+use crate::conn::{Ending, Read, State};
+use crate::event_loop::Worker;
+use crate::exchange::Op;
+use crate::http::head::{self, Body, HeadScan, Parsed};
+use crate::http::{answer, status_of_refusal};
+use crate::serve::Served;
+use crate::spec::Service;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Pipelined answers are collected up to this size before they are sent.
+pub(crate) const BATCH: usize = 256 * 1024;
+
+/// How the input at hand was used.
+pub(crate) struct Used {
+    pub(crate) bytes: usize,
+    pub(crate) next: Next,
+}
+
+impl Worker {
+    /// Answers all requests that are there.
+    pub(crate) fn read_requests(&mut self, key: usize, scan: HeadScan) -> Next {
+        let mut input = std::mem::take(&mut self.conns[key].input);
+        if !input.is_empty() {
+            // A partial head that was looked at before has nothing new unless something is read.
+            let used = self.requests(key, &input, scan);
+            input.drain(..used.bytes);
+            self.conns[key].input = input;
+            if !matches!(used.next, Next::Read) {
+                return used.next;
+            }
+            return self.read_behind(key);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let next = match self.conns[key].read(&mut scratch) {
+            Read::Some(n) => {
+                let used = self.requests(key, &scratch[..n], scan);
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.input = scratch[used.bytes..n].to_vec();
+                }
+                match used.next {
+                    // A client that always has more to ask must not keep the others waiting.
+                    Next::Read if self.conns[key].readable => Next::Later,
+                    next => next,
+                }
+            }
+            Read::Nothing => {
+                self.conns[key].state = State::Reading(scan);
+                Next::Read
+            }
+            Read::End | Read::Broken => Next::Close,
+        };
+        self.scratch = scratch;
+        next
+    }
+
+    /// Reads more of a head that is there in part.
+    pub(crate) fn read_behind(&mut self, key: usize) -> Next {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let conn = &mut self.conns[key];
+        let next = match conn.read(&mut scratch) {
+            Read::Some(n) => {
+                conn.input.extend_from_slice(&scratch[..n]);
+                Next::Again
+            }
+            Read::Nothing => Next::Read,
+            Read::End | Read::Broken => Next::Close,
+        };
+        self.scratch = scratch;
+        next
+    }
+
+    /// Parses and serves request after request; answers pile up and are sent together.
+    pub(crate) fn requests(&mut self, key: usize, input: &[u8], mut scan: HeadScan) -> Used {
+        if self.conns[key].service == Service::Mgmt {
+            return self.lines(key, input);
+        }
+        let mut bytes = 0;
+        let next = loop {
+            let rest = &input[bytes..];
+            let (request, len) = match head::parse(rest, &mut scan) {
+                Parsed::Complete { request, len } => (request, len),
+                Parsed::Incomplete => {
+                    break self.after_batch(key, Next::Read, State::Reading(scan));
+                }
+                Parsed::Refused(refusal) => {
+                    self.slot.requests.fetch_add(1, Relaxed);
+                    answer::empty(&mut self.out, status_of_refusal(refusal), &self.date, false);
+                    bytes = input.len();
+                    break self.finish_batch(key, Ending::Lingering);
+                }
+            };
+            self.timers.stop(key);
+            let behind = &rest[len..];
+            let served = self.serve(key, &request, behind);
+            if !matches!(served, Served::Move(_)) {
+                self.slot.requests.fetch_add(1, Relaxed);
+            }
+            match served {
+                Served::Answered(true) if self.out.len() < BATCH => bytes += len,
+                Served::Answered(true) => {
+                    bytes += len;
+                    break self.after_batch(key, Next::Later, State::idle());
+                }
+                Served::Answered(false) => {
+                    let clean = behind.is_empty() && request.body == Body::None;
+                    bytes = input.len();
+                    let ending = if clean { Ending::Plain } else { Ending::Lingering };
+                    break self.finish_batch(key, ending);
+                }
+                Served::Refused => {
+                    bytes = input.len();
+                    break self.finish_batch(key, Ending::Lingering);
+                }
+                Served::Discard(discard) => {
+                    bytes += len;
+                    break self.after_batch(key, Next::Again, State::Discarding(discard));
+                }
+                Served::Send(sending) => {
+                    bytes += len;
+                    break self.after_batch(key, Next::Again, State::Sending(sending));
+                }
+                Served::Lend(device, op) => match self.send_batch(key) {
+                    Next::Again => {
+                        // A PUT has taken all that follows its head.
+                        bytes = if matches!(op, Op::Put(_)) { input.len() } else { bytes + len };
+                        break Next::Disk(device, op);
+                    }
+                    next => break self.postpone(key, next),
+                },
+                Served::Move(owner) => match self.send_batch(key) {
+                    Next::Again => break Next::HandOver(owner),
+                    next => break self.postpone(key, next),
+                },
+            }
+        };
+        Used { bytes, next }
+    }
+
+    /// Earlier answers must go first: the request is read again when they are through.
+    pub(crate) fn postpone(&mut self, key: usize, next: Next) -> Next {
+        self.conns[key].state = State::idle();
+        next
+    }
+
+    pub(crate) fn after_batch(&mut self, key: usize, next: Next, state: State) -> Next {
+        let more = matches!(state, State::Sending(_));
+        self.conns[key].state = state;
+        match self.send_output(key, more) {
+            Next::Again => next,
+            other => other,
+        }
+    }
+
+    pub(crate) fn finish_batch(&mut self, key: usize, ending: Ending) -> Next {
+        let conn = &mut self.conns[key];
+        conn.closing = Some(ending);
+        conn.state = State::idle();
+        self.send_batch(key)
+    }
+
+    pub(crate) fn send_batch(&mut self, key: usize) -> Next {
+        self.send_output(key, false)
+    }
+
+    /// Sends the collected answers. `Again`: all of them went.
+    pub(crate) fn send_output(&mut self, key: usize, more: bool) -> Next {
+        if self.out.is_empty() {
+            return Next::Again;
+        }
+        let conn = &mut self.conns[key];
+        let sent = conn.send(&self.out, more);
+        self.out.clear();
+        match sent {
+            Ok(()) if conn.output.is_empty() => Next::Again,
+            Ok(()) => Next::Write,
+            Err(_) => Next::Close,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Connections on their way to the worker that owns their next device, and what is said when it
+//! takes none.
+
+use crate::advance::Next;
+use crate::conn::{Ending, State};
+use crate::disk::device::Device;
+use crate::event_loop::Worker;
+use crate::handover;
+use crate::http::answer;
+use crate::http::head::{self, HeadScan, Parsed};
+use crate::http::refuse::Refused;
+use crate::serve::Served;
+use crate::sidechannel::line::{self, Command, Line};
+use crate::spec::{Service, WorkerId};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Worker {
+    /// Sends the connection, with its unread input, to the worker that owns its next device.
+    pub(crate) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
+        let conn = &self.conns[key];
+        let Some(inbox) = self.peers.get(&owner) else {
+            self.conns[key].state = State::idle();
+            return true; // Retired since it was chosen: served here.
+        };
+        self.unwatch(conn);
+        let target = self.board.worker(owner);
+        target.inbox_pending.fetch_add(1, Relaxed);
+        match handover::send_connection(
+            inbox.as_fd(),
+            conn.fd(),
+            conn.service,
+            conn.site,
+            &conn.input,
+        ) {
+            Ok(()) => {
+                self.slot.handed_over.fetch_add(1, Relaxed);
+                self.close(key);
+                false
+            }
+            Err(e) => {
+                target.inbox_pending.fetch_sub(1, Relaxed);
+                self.keep_unmoved(key, owner, &e)
+            }
+        }
+    }
+
+    /// The owner takes no connection. True: it is served here instead.
+    pub(crate) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
+        if let Err(e) = self.watch_conn(key) {
+            log::error!("cannot watch a connection: {e}");
+            self.close(key);
+            return false;
+        }
+        let gone = matches!(
+            why.raw_os_error(),
+            Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN)
+        );
+        if !gone {
+            // Full, or short of memory, or too many descriptors under way: it is there still.
+            log::debug!("the inbox of worker {owner} takes nothing: {why}");
+            return self.answer_unmoved(key);
+        }
+        log::debug!("worker {owner} has gone: {why}");
+        self.peers.remove(&owner);
+        self.conns[key].state = State::idle();
+        true
+    }
+
+    /// The owner's inbox is full: the request at the front of the input is answered 503.
+    pub(crate) fn answer_unmoved(&mut self, key: usize) -> bool {
+        if self.conns[key].service == Service::Mgmt {
+            return self.answer_unmoved_line(key);
+        }
+        let mut input = std::mem::take(&mut self.conns[key].input);
+        let next = match head::parse(&input, &mut HeadScan::default()) {
+            Parsed::Complete { request, len } => {
+                input.drain(..len);
+                let last = input.is_empty();
+                self.conns[key].input = input;
+                self.slot.requests.fetch_add(1, Relaxed);
+                let status = answer::Status::ServiceUnavailable503;
+                match self.refuse(&request, Refused { status, close: false }, last) {
+                    Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
+                    Served::Discard(discard) => {
+                        self.conns[key].state = State::Discarding(discard);
+                        Next::Again
+                    }
+                    _ => self.finish_batch(key, Ending::Lingering),
+                }
+            }
+            _ => Next::Close,
+        };
+        self.act(key, next)
+    }
+
+    pub(crate) fn answer_unmoved_line(&mut self, key: usize) -> bool {
+        let mut input = std::mem::take(&mut self.conns[key].input);
+        let next = match line::split(&input) {
+            Line::Whole(line, len) => {
+                if let Command::Size(path) | Command::Digest { path, .. } = line::parse(line) {
+                    let device = Device::key_of(self.conns[key].site, &path);
+                    self.say_stalled(device);
+                }
+                input.drain(..len);
+                self.conns[key].input = input;
+                self.after_batch(key, Next::Again, State::idle())
+            }
+            _ => Next::Close,
+        };
+        self.act(key, next)
+    }
+}

@@ -15,8 +15,9 @@ use crate::sidechannel::line::Kind;
 use crate::sidechannel::size::is_missing;
 use crate::sys::priority;
 
-/// One read from the disk: small enough to be hashed while it is in the processor's cache.
-const BUFFER: usize = 256 * 1024;
+/// One read from the disk: small enough to be hashed while it is in the processor's nearer caches
+/// (588 MB/s of a file in the page cache; 475 with 256 KiB).
+const BUFFER: usize = 64 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 16 * 1024 * 1024;
 

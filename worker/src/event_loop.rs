@@ -31,6 +31,7 @@ use crate::sidechannel::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
+use crate::tick::{monotonic_ms, usage_interval};
 use crate::timer::{Timers, Wait};
 
 const WAKER: usize = 0;
@@ -46,14 +47,6 @@ const FIRST_CONN: usize = 4096;
 
 /// Read buffer of the loop; connections borrow it one at a time.
 const READ_BUFFER: usize = 64 * 1024;
-/// An answer buffer that grew beyond this is given back.
-const LARGE_OUTPUT: usize = 512 * 1024;
-/// The stall clock, and the timers while there are any, are looked at this often.
-const TICK_MS: u64 = 250;
-/// A drain looks this often whether it is over.
-const DRAIN_TICK_MS: u64 = 20;
-/// A loop without work still shows that it is alive.
-pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -106,12 +99,12 @@ pub(crate) struct Worker {
     /// What [`Worker::monotonic`] was at the epoch.
     epoch_monotonic: u64,
     date_second: u64,
-    next_tick: u64,
+    pub(crate) next_tick: u64,
     parcel: Vec<u8>,
     done: Vec<Done>,
     inbox_waits: bool,
-    next_group: u64,
-    next_reading: u64,
+    pub(crate) next_group: u64,
+    pub(crate) next_reading: u64,
 }
 
 impl Worker {
@@ -415,92 +408,9 @@ impl Worker {
         self.registry().register(&mut SourceFd(&raw), Token(FIRST_CONN + key), interest)
     }
 
-    /// Something has begun that the stall clock must see.
-    pub(crate) fn next_tick_soon(&mut self) {
-        self.next_tick = self.next_tick.min(self.now + TICK_MS);
-    }
-
     fn continue_others(&mut self) {
         for key in std::mem::take(&mut self.again) {
             self.advance(key);
-        }
-    }
-
-    fn tick(&mut self) {
-        let monotonic = self.monotonic;
-        self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
-        self.slot.heartbeat.store(monotonic, Relaxed);
-        self.keep_watch(monotonic);
-        self.expire();
-        self.watch_devices();
-        self.resume_listeners();
-        if self.out.capacity() > LARGE_OUTPUT {
-            self.out = Vec::new();
-        }
-        if self.drain.is_some() {
-            self.close_idle();
-            self.tick_in(DRAIN_TICK_MS);
-        }
-    }
-
-    /// Groups go out on the full second of the clock that all workers share, readings are taken
-    /// shortly before.
-    fn keep_watch(&mut self, monotonic: u64) {
-        if self.must_measure() {
-            if monotonic >= self.next_reading {
-                self.measure();
-                self.next_reading =
-                    (monotonic + READ_AHEAD_MS) / 1000 * 1000 + 1000 - READ_AHEAD_MS;
-            }
-            self.tick_in(self.next_reading.saturating_sub(monotonic));
-        }
-        if !self.watchers.is_empty() {
-            if monotonic >= self.next_group {
-                let first = self.next_group == 0;
-                self.next_group = monotonic / 1000 * 1000 + 1000;
-                if !first {
-                    self.send_groups();
-                }
-            }
-            self.tick_in(self.next_group.saturating_sub(monotonic));
-        } else {
-            self.next_group = 0;
-        }
-    }
-
-    fn tick_in(&mut self, millis: u64) {
-        self.next_tick = self.next_tick.min(self.now + millis.min(1000));
-    }
-
-    /// Nothing waits with a deadline short of the heartbeat.
-    fn is_quiet(&self) -> bool {
-        let timed = [Wait::Head, Wait::Body, Wait::Linger];
-        self.drain.is_none()
-            && self.used.is_empty()
-            && self.pools.values().all(|pool| pool.in_flight() == 0)
-            && timed.iter().all(|wait| self.timers.oldest(*wait).is_none())
-            && self.settings.idle_timeout.is_zero()
-    }
-
-    fn expire(&mut self) {
-        let settings = &self.settings;
-        let limits = [
-            (Wait::Idle, settings.idle_timeout),
-            (Wait::Head, settings.header_timeout),
-            (Wait::Body, settings.body_timeout),
-            (Wait::Linger, LINGER),
-        ];
-        for (wait, limit) in limits {
-            let limit = limit.as_millis() as u64;
-            if limit == 0 {
-                continue;
-            }
-            while let Some((key, since)) = self.timers.oldest(wait) {
-                if self.now.saturating_sub(since) < limit {
-                    break;
-                }
-                self.time_out(key);
-            }
         }
     }
 
@@ -519,25 +429,4 @@ impl Worker {
             self.used.insert(device, self.now);
         }
     }
-}
-
-/// A closing connection is drained for so long at most.
-const LINGER: Duration = Duration::from_secs(5);
-
-/// Disks are read this long before the groups go out.
-const READ_AHEAD_MS: u64 = 50;
-/// Usage files are written this often, unless the environment says otherwise.
-const USAGE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// `MOG_DISK_USAGE_INTERVAL`, in seconds.
-fn usage_interval() -> Duration {
-    let seconds = std::env::var("MOG_DISK_USAGE_INTERVAL").ok();
-    let seconds = seconds.and_then(|text| text.trim().parse().ok()).filter(|&s: &u64| s > 0);
-    seconds.map_or(USAGE_INTERVAL, Duration::from_secs)
-}
-
-/// CLOCK_MONOTONIC, which all processes see alike.
-fn monotonic_ms() -> io::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }

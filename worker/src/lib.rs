@@ -10,7 +10,8 @@
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
 //! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
-//! | `accept`, `timer`, `drain`, `stall` | new connections; deadlines; leaving; the devices' clock |
+//! | `accept`, `drain` | new connections; leaving |
+//! | `tick`, `timer`, `stall` | what is done by the clock; deadlines of connections; of devices |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
 //! | [`exchange`] | what passes between the loop and a disk thread |
@@ -41,6 +42,7 @@ pub mod sidechannel;
 pub mod spec;
 mod stall;
 pub mod sys;
+mod tick;
 mod timer;
 mod transfer;
 

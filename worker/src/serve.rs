@@ -12,7 +12,7 @@ use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::open;
 use crate::disk::path::DevPath;
-use crate::event_loop::{HEARTBEAT_MS, Worker};
+use crate::event_loop::Worker;
 use crate::exchange::{Op, Released, Work};
 use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
@@ -26,6 +26,7 @@ use crate::http::status_of;
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::file;
+use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
 const SMALL: u64 = 64 * 1024;

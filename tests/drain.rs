@@ -1,5 +1,6 @@
 //! Graceful quit.
 
+use std::fs::File;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,53 @@ fn a_drain_lasts_no_longer_than_drain_timeout() {
     assert_eq!(node.wait_for_exit().code(), Some(0));
     let took = begun.elapsed();
     assert!(took > Duration::from_millis(400) && took < Duration::from_secs(5), "{took:?}");
+}
+
+/// All that an operator may have going on at once.
+#[test]
+fn everything_in_progress_ends_as_it_should() {
+    const MIB: usize = 1024 * 1024;
+    let mut node = Node::start();
+    node.store("/dev1/a", "a");
+    let large = pattern(100 * MIB);
+    node.store("/dev1/large", &large);
+    for n in 0..4 {
+        let file = File::create(node.file(&format!("/dev2/digest{n}"))).unwrap();
+        file.set_len(100 << 20).unwrap();
+    }
+    let mut slow = node.client();
+    slow.send("GET /dev1/large HTTP/1.1\r\n\r\n");
+    slow.take_through(b"\r\n\r\n");
+    let mut trickle = node.client();
+    let put = "PUT /dev2/t HTTP/1.1\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n";
+    trickle.ask(put).expect(100);
+    trickle.send("t");
+    let mut half = node.client();
+    half.ask("GET / HTTP/1.1\r\n\r\nGET /dev1/a HT").expect(200);
+    let mut fsck: Vec<_> = (0..4).map(|_| node.sidechannel()).collect();
+    for (n, client) in fsck.iter_mut().enumerate() {
+        client.send(format!("MD5 /dev2/digest{n} fsck\n"));
+    }
+    let mut watcher = node.sidechannel();
+    watcher.send("watch\n");
+    until("a group", || watcher.line() == ".\n");
+    node.signal(Signal::SIGQUIT);
+    node.event("draining");
+    watcher.rest(); // Up to the end, which comes before the others are done.
+    for letter in ["r", "i", "c", "k"] {
+        trickle.send(letter);
+        assert!(trickle.is_silent_for(Duration::from_millis(100)));
+    }
+    trickle.ask("l").expect_and(201, "close");
+    assert_eq!(half.ask("TP/1.1\r\n\r\n").expect_and(200, "close").body, b"a");
+    for (n, client) in fsck.iter_mut().enumerate() {
+        assert!(client.line().starts_with(&format!("/dev2/digest{n} MD5=")));
+        client.closes();
+    }
+    assert!(slow.take(100 * MIB) == large, "the answer is not whole");
+    drop((slow, trickle, half));
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+    assert_eq!(node.content("/dev2/t"), b"trickl");
 }
 
 fn refuses_connections(node: &Node) {

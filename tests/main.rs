@@ -44,6 +44,8 @@ mod kill_storm;
 mod memory;
 /// nginx in front of the node.
 mod nginx;
+/// Units, init scripts, man pages, completions.
+mod packaging;
 /// `--quickstart`.
 mod quickstart;
 /// A real directory tree.

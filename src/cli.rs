@@ -5,16 +5,37 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, Subcommand};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
+
+/// Shown below the options.
+const SIGNALS: &str = "Signals to the master:
+  QUIT        finish every request in progress, then exit
+  TERM, INT   the same; a second one ends it at once
+  HUP         read the configuration again and replace the workers
+  USR1        reopen log files: nothing to do for standard error and syslog, which are
+              all there is; lines that wait are written out
+  USR2        start the executable afresh beside this process (see: rmogstored upgrade)
+  WINCH       let all workers drain and go; HUP starts them again";
 
 /// A MogileFS storage node: HTTP and sidechannel.
 ///
 /// Each option with a value is a key of the configuration file too, with underscores for dashes.
 /// Durations are seconds (60, 0.5) or have a suffix: 500ms, 60s, 10m, 1h.
 #[derive(Debug, Parser)]
-#[command(name = "rmogstored", version, disable_help_flag = true, disable_version_flag = true)]
+#[command(
+    name = "rmogstored",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    after_help = SIGNALS
+)]
 pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Detach from the terminal; returns once the node serves
     #[arg(short, long)]
     daemonize: bool,
@@ -140,9 +161,49 @@ pub struct Cli {
     help: Option<bool>,
 }
 
+/// What is done about a node that runs already.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a running node: workers, devices, requests and bytes per second
+    Status {
+        /// Print the node's JSON document instead of a table
+        #[arg(long)]
+        json: bool,
+
+        /// Show it again every second, until Ctrl-C
+        #[arg(long)]
+        follow: bool,
+
+        /// The node's --status-socket
+        socket: PathBuf,
+    },
+
+    /// Put the executable that is installed now in a running node's place, without closing a port
+    ///
+    /// Starts it beside the running one (USR2), waits until it is ready, tells the old one to
+    /// quit and waits for its last request. If the new one does not get ready the old one stays,
+    /// and the exit status is 1.
+    Upgrade {
+        /// The node's --status-socket, or its --pidfile
+        #[arg(value_name = "SOCKET|PIDFILE")]
+        node: PathBuf,
+    },
+}
+
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Task {
+    /// Show a running node.
+    Status {
+        /// As JSON.
+        json: bool,
+        /// Again and again.
+        follow: bool,
+        /// Its status socket.
+        socket: PathBuf,
+    },
+    /// Replace a running node's executable: its status socket or pid file.
+    Upgrade(PathBuf),
     /// Print the effective settings.
     CheckConfig(Options),
     /// Serve.
@@ -154,6 +215,13 @@ pub enum Task {
 impl Cli {
     /// The task, with the options in the form in which they are checked.
     pub fn task(mut self) -> Task {
+        match self.command.take() {
+            Some(Command::Status { json, follow, socket }) => {
+                return Task::Status { json, follow, socket };
+            }
+            Some(Command::Upgrade { node }) => return Task::Upgrade(node),
+            None => {}
+        }
         let (quickstart, check) = (self.quickstart.take(), self.check_config);
         let options = self.options(env::var_os("PATH"));
         match quickstart {
@@ -309,6 +377,18 @@ mod tests {
         assert!(parse("--quickstart /q").is_err());
         for other in ["--docroot=/d", "-c /c", "--multi", "-d", "--check-config", "--server=none"] {
             assert!(parse(&format!("--quickstart {other}")).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn commands_take_the_node_they_are_about() {
+        let task = |line| parse(line).unwrap().task();
+        let socket = PathBuf::from("/s");
+        let shown = Task::Status { json: true, follow: false, socket: socket.clone() };
+        assert_eq!(task("status --json /s"), shown);
+        assert_eq!(task("upgrade /s"), Task::Upgrade(socket));
+        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
 

@@ -3,11 +3,13 @@
 //! | module | holds |
 //! |---|---|
 //! | [`cli`] | the option table |
+//! | [`commands`] | `status` and `upgrade`, about a node that runs already |
 //! | [`daemonize`] | detaching, with a command that waits until the node serves |
 //! | [`logging`] | standard error and syslog, never waited for |
 //! | [`quickstart`] | a folder to try the node with |
 
 mod cli;
+mod commands;
 mod daemonize;
 mod logging;
 mod quickstart;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
     let invocation = Invocation::capture();
     successor::begin();
     match Cli::parse().task() {
+        Task::Status { json, follow, socket } => commands::status::run(&socket, json, follow),
+        Task::Upgrade(node) => commands::upgrade::run(&node),
         Task::CheckConfig(options) => check_config(&options),
         Task::Serve(options) => serve(options, None, invocation),
         Task::Quickstart(folder, options) => try_out(folder, options, invocation),

@@ -12,14 +12,22 @@ mod load;
 mod bad_input;
 /// Connections spread over workers.
 mod balance;
+/// What the tests of upgrades share.
+mod chain;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
 /// 6: options, files, refusals, the pid file.
 mod config;
 /// The shipped sample of a configuration file.
 mod config_samples;
+/// Workers that die at once every time.
+mod crash_storm;
 /// What curl makes of the node.
 mod curl;
+/// `--daemonize`, and what systemd is told.
+mod daemon;
+/// 3: digests, and fsck's place among them.
+mod digest;
 /// 7: graceful quit.
 mod drain;
 /// A connection between owners.
@@ -46,11 +54,31 @@ mod memory;
 mod nginx;
 /// Units, init scripts, man pages, completions.
 mod packaging;
+/// `user` and `group`.
+mod privileges;
 /// `--quickstart`.
 mod quickstart;
 /// A real directory tree.
 mod real_tree;
+/// One test for each bug that was found later.
+mod regression;
+/// 7: SIGHUP and SIGWINCH.
+mod reload;
 /// Workers that die or are told to go.
 mod respawn;
+/// 3: the sidechannel, line by line.
+mod sidechannel;
+/// 7: titles, workers that stand still, orphans.
+mod signals;
+/// The commands `status` and `upgrade`.
+mod status;
 /// 2.7: time and pressure.
 mod timeouts;
+/// 5: what a tracker does all day.
+mod tracker;
+/// 8: SIGUSR2.
+mod upgrade;
+/// 4: usage files, mounts that come and go.
+mod usage;
+/// 3.1: the stream of disk load.
+mod watch;

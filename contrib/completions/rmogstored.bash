@@ -16,6 +16,12 @@ _rmogstored() {
             ",$1")
                 cmd="rmogstored"
                 ;;
+            rmogstored,status)
+                cmd="rmogstored__subcmd__status"
+                ;;
+            rmogstored,upgrade)
+                cmd="rmogstored__subcmd__upgrade"
+                ;;
             *)
                 ;;
         esac
@@ -23,7 +29,7 @@ _rmogstored() {
 
     case "${cmd}" in
         rmogstored)
-            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help"
+            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -125,6 +131,34 @@ _rmogstored() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rmogstored__subcmd__status)
+            opts="--json --follow"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rmogstored__subcmd__upgrade)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 *)
                     COMPREPLY=()
                     ;;

@@ -17,6 +17,7 @@ use rmogstored_worker::spec::{Listener, Service, SiteId};
 
 use crate::config::{ListenerConfig, SiteConfig};
 use crate::inherit::{Inherited, internet_address};
+use crate::successor::{self, AnyPort};
 use crate::{Listening, MasterError};
 
 /// A C daemon that shares a listener takes its O_NONBLOCK away: accept(2) then waits this long,
@@ -52,7 +53,12 @@ pub fn open(
     sites: &[(SiteId, SiteConfig)],
     inherited: Vec<Inherited>,
 ) -> Result<Vec<Bound>, MasterError> {
-    let spare = |Inherited { fd, address }| Spare { fd, address, service: None };
+    let spare = |Inherited { fd, address }| match successor::any_port(fd.as_raw_fd()) {
+        Some(AnyPort { service, wanted, .. }) => {
+            Spare { fd, address: Some(wanted), service: Some(service) }
+        }
+        None => Spare { fd, address, service: None },
+    };
     let mut spares = inherited.into_iter().map(spare).collect();
     let all = open_all(sites, &mut spares, Instant::now() + PATIENCE)?;
     for Spare { fd, .. } in spares {

@@ -134,7 +134,7 @@ pub fn holder(path: &Path) -> Option<i32> {
 /// Removes what a predecessor that is gone left aside.
 pub(crate) fn tidy(path: &Path, predecessor: Pid) {
     let aside = aside(path);
-    if holder(&aside) == Some(predecessor.as_raw()) && !lives(predecessor.as_raw()) {
+    if holder(&aside) == Some(predecessor.as_raw()) {
         let _ = fs::remove_file(aside);
     }
 }

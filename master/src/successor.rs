@@ -3,31 +3,45 @@
 //! then there is nothing to tell back.
 //!
 //! The pipe carries lines: `hello` from a program that knows of it, `because TEXT` why the start
-//! fails, `ready` once every worker accepts connections.
+//! fails, `serving` once every worker accepts connections, `ready` when pid file and status
+//! socket are its own too.
 
-use std::env;
 use std::fs::File;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{env, fmt};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::{Pid, getppid};
 use rmogstored_worker::sys::socket::adopt_inherited;
 
-use crate::inherit;
-use crate::pidfile;
-use crate::sys;
-use std::path::Path;
+use rmogstored_worker::spec::Service;
 
-/// The variable that holds the pipe's number and the successor's generation: `7,2`.
+use crate::report::service_name;
+use crate::{inherit, pidfile, sys};
+
+/// The variable that holds the pipe's number, the successor's generation, and which descriptors
+/// are listeners of a configured port 0, which their addresses do not tell:
+/// `7,2,4=http@127.0.0.1:0`.
 pub(crate) const VARIABLE: &str = "RMOGSTORED_SUCCESSOR";
 
-static STATE: Mutex<State> = Mutex::new(State { pipe: None, origin: None });
+static STATE: Mutex<State> = Mutex::new(State { pipe: None, origin: None, any_port: Vec::new() });
 
 struct State {
     pipe: Option<File>,
     origin: Option<Origin>,
+    any_port: Vec<AnyPort>,
+}
+
+/// A listener that was configured with port 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AnyPort {
+    pub fd: RawFd,
+    pub service: Service,
+    pub wanted: SocketAddr,
 }
 
 /// What is known of the process that this one is to succeed.
@@ -44,7 +58,9 @@ pub(crate) struct Origin {
 pub fn begin() {
     let value = env::var(VARIABLE);
     sys::forget_variable(VARIABLE);
-    let Some((number, generation)) = value.ok().as_deref().and_then(parse) else { return };
+    let Some((number, generation, any_port)) = value.ok().as_deref().and_then(parse) else {
+        return;
+    };
     if !inherit::announced() {
         return; // nobody upgrades without leaving his listeners
     }
@@ -54,6 +70,7 @@ pub fn begin() {
     }
     let mut state = lock();
     state.pipe = Some(File::from(fd));
+    state.any_port = any_port;
     state.origin = Some(Origin { predecessor: getppid(), generation });
     drop(state);
     say("hello");
@@ -64,10 +81,21 @@ pub fn explain(reason: &str) {
     say(&format!("because {}", reason.replace('\n', "; ")));
 }
 
-/// Tells the predecessor that every worker accepts connections, and says no more.
+/// Tells the predecessor that every worker accepts connections. Whoever sees the pid file after
+/// that may end the predecessor at once, which must not take this process with it.
 pub(crate) fn serves() {
+    say("serving");
+}
+
+/// Tells the predecessor that it may go, and says no more.
+pub(crate) fn is_ready() {
     say("ready");
     lock().pipe = None;
+}
+
+/// What is known of an inherited listener that was configured with port 0.
+pub(crate) fn any_port(fd: RawFd) -> Option<AnyPort> {
+    lock().any_port.iter().copied().find(|listener| listener.fd == fd)
 }
 
 /// Called in a forked worker, which has nothing to say here.
@@ -105,9 +133,26 @@ fn lock() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn parse(value: &str) -> Option<(RawFd, u32)> {
-    let (number, generation) = value.split_once(',')?;
-    Some((number.parse().ok()?, generation.parse().ok()?))
+fn parse(value: &str) -> Option<(RawFd, u32, Vec<AnyPort>)> {
+    let mut parts = value.split(',');
+    let (number, generation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((number, generation, parts.filter_map(AnyPort::parse).collect()))
+}
+
+impl AnyPort {
+    fn parse(text: &str) -> Option<AnyPort> {
+        let (fd, rest) = text.split_once('=')?;
+        let (name, wanted) = rest.split_once('@')?;
+        let all = [Service::Http, Service::HttpGet, Service::Mgmt];
+        let service = all.into_iter().find(|service| service_name(*service) == name)?;
+        Some(AnyPort { fd: fd.parse().ok()?, service, wanted: wanted.parse().ok()? })
+    }
+}
+
+impl fmt::Display for AnyPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}@{}", self.fd, service_name(self.service), self.wanted)
+    }
 }
 
 #[cfg(test)]
@@ -115,8 +160,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn variable_holds_the_pipe_and_the_generation() {
-        assert_eq!(parse("7,2"), Some((7, 2)));
+    fn variable_holds_the_pipe_the_generation_and_listeners_of_any_port() {
+        assert_eq!(parse("7,2"), Some((7, 2, Vec::new())));
+        let listener =
+            AnyPort { fd: 4, service: Service::Mgmt, wanted: "[::1]:0".parse().unwrap() };
+        assert_eq!(parse(&format!("7,2,{listener},what=ever")), Some((7, 2, vec![listener])));
         for wrong in ["", "7", "7,", ",2", "7,-1", "x,2"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
@@ -126,5 +174,6 @@ mod tests {
     fn without_a_pipe_nothing_is_said() {
         explain("nobody listens");
         serves();
+        is_ready();
     }
 }

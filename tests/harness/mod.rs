@@ -2,11 +2,13 @@
 
 mod client;
 mod daemon;
+mod mounts;
 mod wait;
 
 pub use client::{Answer, Client};
-pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, can_mount};
-pub use wait::{DEADLINE, until, until_some};
+pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, binary, can_mount};
+pub use mounts::{LoopDisk, disk_of, shell};
+pub use wait::{DEADLINE, Lines, until, until_some};
 
 use md5::{Digest, Md5};
 

@@ -174,6 +174,8 @@ impl Worker {
             return Some(fd);
         }
         let Some(inbox) = self.peers.get(&id) else { return Some(fd) };
+        let target = self.board.worker(id);
+        target.inbox_pending.fetch_add(1, Relaxed);
         let sent = handover::send_connection(
             inbox.as_fd(),
             fd.as_fd(),
@@ -183,11 +185,13 @@ impl Worker {
         );
         match sent {
             Ok(()) => {
-                self.board.worker(id).inbox_pending.fetch_add(1, Relaxed);
                 self.slot.handed_over.fetch_add(1, Relaxed);
                 None
             }
-            Err(_) => Some(fd),
+            Err(_) => {
+                target.inbox_pending.fetch_sub(1, Relaxed);
+                Some(fd)
+            }
         }
     }
 

@@ -92,11 +92,7 @@ impl Worker {
             State::Sending(sending) => self.send_file(key, sending),
             State::Blocked(op, need) => self.resume(key, op, need),
             State::Lingering => self.linger(key),
-            State::Queued(..) if conn.ended => Next::Close,
-            State::Queued(device, op) => {
-                conn.state = State::Queued(device, op);
-                Next::Lent
-            }
+            State::Queued(device, op) => self.wait_for_turn(key, device, op),
             State::Watching => self.ignore_input(key),
             State::Lent => Next::Lent,
         }
@@ -158,7 +154,8 @@ impl Worker {
                     conn.input = scratch[used.bytes..n].to_vec();
                 }
                 match used.next {
-                    Next::Read if self.conns[key].readable => Next::Again,
+                    // A client that always has more to ask must not keep the others waiting.
+                    Next::Read if self.conns[key].readable => Next::Later,
                     next => next,
                 }
             }
@@ -218,7 +215,7 @@ impl Worker {
                 Served::Answered(true) if self.out.len() < BATCH => bytes += len,
                 Served::Answered(true) => {
                     bytes += len;
-                    break self.after_batch(key, Next::Again, State::idle());
+                    break self.after_batch(key, Next::Later, State::idle());
                 }
                 Served::Answered(false) => {
                     let clean = behind.is_empty() && request.body == Body::None;
@@ -262,7 +259,11 @@ impl Worker {
             let (line, len) = match line::split(&input[bytes..]) {
                 Line::Whole(line, len) => (line, len),
                 Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
-                Line::TooLong => break Next::Close,
+                Line::TooLong => {
+                    // What was answered before goes out, as far as it does, and to nobody else.
+                    let _ = self.send_batch(key);
+                    break Next::Close;
+                }
             };
             let heard = self.obey_line(key, line::parse(line));
             if !matches!(heard, Heard::Move(_)) {
@@ -283,7 +284,7 @@ impl Worker {
             }
             bytes += if matches!(heard, Heard::Move(_)) { 0 } else { len };
             break match heard {
-                Heard::Answered => self.postpone(key, Next::Again),
+                Heard::Answered => self.postpone(key, Next::Later),
                 Heard::Lend(device, op) => Next::Disk(device, op),
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
@@ -341,6 +342,7 @@ impl Worker {
     fn ignore_input(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
         conn.state = State::Watching;
+        conn.input = Vec::new();
         match conn.read(&mut self.scratch) {
             Read::Some(_) => Next::Later,
             Read::Nothing => Next::Lent,
@@ -348,20 +350,15 @@ impl Worker {
         }
     }
 
-    /// It is this connection's turn in fsck's queue.
-    pub(crate) fn start_queued(&mut self, device: DeviceKey, key: usize) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        match std::mem::replace(&mut conn.state, State::Lent) {
-            State::Queued(device, op) => {
-                if self.act(key, Next::Disk(device, op)) {
-                    self.again.push(key);
-                }
-            }
-            state => {
-                log::error!("{device}: a connection in fsck's queue does not wait there");
-                conn.state = state;
-            }
+    /// In fsck's queue: goes on when it is its turn, unless its client has gone.
+    fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
+        let conn = &mut self.conns[key];
+        let turn = self.fsck.get(&device.key).is_some_and(|queue| queue.is_turn_of(key));
+        if turn && !conn.ended {
+            return Next::Disk(device, op);
         }
+        conn.state = State::Queued(device, op);
+        if conn.ended { Next::Close } else { Next::Lent }
     }
 
     /// Earlier answers must go first: the request is read again when they are through.
@@ -418,6 +415,7 @@ impl Worker {
         conn.input = Vec::new();
         conn.state = State::Lingering;
         conn.readable = true;
+        self.timers.start(key, Wait::Linger, self.now);
         Next::Again
     }
 
@@ -464,8 +462,10 @@ impl Worker {
                 self.finish_batch(key, Ending::Lingering)
             }
             Discarded::TooLong => {
-                if let Then::Serve(request) = &mut discard.then {
-                    request.keep_alive = false;
+                // What is left of the body must not be taken for a request.
+                match &mut discard.then {
+                    Then::Serve(request) => request.keep_alive = false,
+                    Then::Answer(_, keep) => *keep = false,
                 }
                 self.after_discard(key, discard.then)
             }
@@ -509,7 +509,7 @@ impl Worker {
                 let get = Get::resume(sending.transfer, request);
                 let conn = &mut self.conns[key];
                 conn.state = State::Blocked(Op::Get(Box::new(get)), Need::Write);
-                self.used.insert(device.key, self.now);
+                self.note_use(device.key);
                 Next::Write
             }
             Pumped::Enough => {
@@ -524,6 +524,7 @@ impl Worker {
             }
             broken => {
                 log_broken(&sending.transfer.path, &broken);
+                conn.state = State::Sending(sending);
                 Next::Close
             }
         }
@@ -543,6 +544,12 @@ impl Worker {
         let conn = &mut self.conns[key];
         conn.state = State::Lent;
         conn.writable = false;
+        self.timers.stop(key);
+        self.note_use(device.key);
+        self.next_tick_soon();
+        let conn = &self.conns[key];
+        // What has begun is never refused: it would be a broken transfer.
+        let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let work = Work::for_connection(
             key,
             Arc::clone(&conn.socket),
@@ -552,10 +559,6 @@ impl Worker {
             Arc::clone(&self.context),
             op,
         );
-        self.timers.stop(key);
-        self.used.insert(device.key, self.now);
-        self.next_tick_soon();
-        let max_queue = self.settings.max_queue;
         let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };
         let next = self.refuse_op(key, device.key, work.into_op());
         self.act(key, next)
@@ -627,8 +630,13 @@ impl Worker {
             self.close(key);
             return false;
         }
-        if why.kind() == io::ErrorKind::WouldBlock {
-            log::debug!("the inbox of worker {owner} is full");
+        let gone = matches!(
+            why.raw_os_error(),
+            Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN)
+        );
+        if !gone {
+            // Full, or short of memory, or too many descriptors under way: it is there still.
+            log::debug!("the inbox of worker {owner} takes nothing: {why}");
             return self.answer_unmoved(key);
         }
         log::debug!("worker {owner} has gone: {why}");
@@ -717,9 +725,7 @@ impl Worker {
             }
             Outcome::Broken | Outcome::Finished => Next::Close,
         };
-        if !self.fsck.is_empty() && !self.conns.get(key).is_some_and(|c| c.is_lent()) {
-            self.leave_fsck(key);
-        }
+        self.leave_fsck(key);
         if self.act(key, next) {
             self.advance(key);
         }
@@ -755,21 +761,32 @@ impl Worker {
     /// A deadline has passed.
     pub(crate) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if let State::Blocked(op, _) = std::mem::replace(&mut conn.state, State::idle()) {
-            let path = match &op {
-                Op::Put(put) => {
-                    put.log_vanished(conn.fd(), conn.peer, "Connection timed out");
-                    *put.path()
-                }
-                Op::Get(get) => *get.path(),
-                _ => return self.close(key),
-            };
-            // An unfinished file is let go where waiting for the disk does no harm.
-            let device = self.device_of(key, &path);
-            self.in_background(&device, Op::Release(Released::Op(Box::new(op))));
+        let Some(conn) = self.conns.get(key) else { return };
+        if let State::Blocked(Op::Put(put), _) = &conn.state {
+            put.log_vanished(conn.fd(), conn.peer, "Connection timed out");
         }
         self.close(key);
+    }
+
+    /// What a connection leaves behind is let go where waiting for the disk does no harm.
+    pub(crate) fn let_go(&mut self, site: SiteId, state: State) {
+        match state {
+            State::Sending(sending) => {
+                let Sending { transfer, mark, .. } = *sending;
+                let device = self.device(Device::key_of(site, &transfer.path));
+                self.close_file(&device, transfer.file, mark);
+            }
+            State::Blocked(op, _) => {
+                let path = match &op {
+                    Op::Put(put) => *put.path(),
+                    Op::Get(get) => *get.path(),
+                    _ => return,
+                };
+                let device = self.device(Device::key_of(site, &path));
+                self.in_background(&device, Op::Release(Released::Op(Box::new(op))));
+            }
+            _ => {}
+        }
     }
 }
 

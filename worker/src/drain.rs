@@ -67,7 +67,8 @@ impl Worker {
             }
             self.conns[key].readable = true;
             self.advance(key);
-            if self.is_idle(key) && !self.was_used_recently(key) {
+            let quiet = !self.conns.get(key).is_some_and(|conn| conn.readable);
+            if self.is_idle(key) && quiet && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
@@ -80,13 +81,10 @@ impl Worker {
         })
     }
 
-    /// A watcher sends nothing that could be lost, and whoever waits for an orphan to go waits
-    /// for its ports.
+    /// A watcher sends nothing that could be lost.
     fn was_used_recently(&self, key: usize) -> bool {
-        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
         let since = self.timers.since(key);
-        !orphan
-            && !matches!(self.conns[key].state, State::Watching)
+        !matches!(self.conns[key].state, State::Watching)
             && since.is_some_and(|since| self.now.saturating_sub(since) < RECENT_MS)
     }
 

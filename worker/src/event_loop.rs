@@ -336,13 +336,17 @@ impl Worker {
         match parcel {
             Parcel::Connection { socket, service, site, input } => {
                 self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                if usize::from(site.0) >= self.sites.len() {
+                    return log::error!("inbox: a connection to docroot {}, unknown here", site.0);
+                }
                 let peer = socket::peer_address(socket.as_fd());
                 self.adopt(socket, peer, service, site, input);
             }
             Parcel::WantDir { device, from } => self.share_dir(device, from),
+            Parcel::Dir { device, .. } if usize::from(device.site.0) >= self.sites.len() => {}
             Parcel::Dir { device, fd, inline_reads, updates_atime } => {
                 self.device(device).adopt_dir(fd, inline_reads, updates_atime);
-                self.used.insert(device, self.now);
+                self.note_use(device);
             }
         }
     }
@@ -373,7 +377,9 @@ impl Worker {
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(crate) fn close(&mut self, key: usize) {
         if let Some(conn) = self.forget(key) {
-            drop(conn);
+            let Conn { socket, site, state, .. } = conn;
+            drop(socket);
+            self.let_go(site, state);
             self.resume_listeners();
         }
     }
@@ -387,9 +393,7 @@ impl Worker {
             self.stop_watching(key);
         }
         // Its state may have been taken out already: the queue itself knows who is in it.
-        if !self.fsck.is_empty() {
-            self.leave_fsck(key);
-        }
+        self.leave_fsck(key);
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
         Some(conn)
     }
@@ -495,12 +499,20 @@ impl Worker {
         }
     }
 
-    /// The pool of a device's disk threads, made when it is first needed.
+    /// The pool of a device's disk threads, made when it is first needed. Devices that the master
+    /// has not listed share the docroot's: else each name that a peer makes up would cost a thread.
     pub(crate) fn pool(&mut self, device: &Device) -> &Pool<Work> {
         let limit = self.settings.aio_threads;
-        self.pools
-            .entry(device.key)
-            .or_insert_with(|| Pool::new(format!("disk {}", device.key), limit))
+        let known = self.pools.contains_key(&device.key) || self.is_listed(device.key);
+        let key = if known { device.key } else { DeviceKey { devid: 0, ..device.key } };
+        self.pools.entry(key).or_insert_with(|| Pool::new(format!("disk {key}"), limit))
+    }
+
+    /// The device's directory is of use now.
+    pub(crate) fn note_use(&mut self, device: DeviceKey) {
+        if self.is_listed(device) {
+            self.used.insert(device, self.now);
+        }
     }
 }
 

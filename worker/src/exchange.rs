@@ -51,6 +51,17 @@ pub enum Op {
     Release(Released),
 }
 
+impl Op {
+    /// True before its first turn.
+    pub fn is_fresh(&self) -> bool {
+        match self {
+            Op::Get(get) => get.is_fresh(),
+            Op::Put(put) => put.is_fresh(),
+            _ => true,
+        }
+    }
+}
+
 /// What is let go in a disk thread.
 #[derive(Debug)]
 pub enum Released {

@@ -103,7 +103,9 @@ impl Worker {
             let op = Op::Delete(Delete { path, keep: request.keep_alive });
             return self.on_disk(&device, op, keep);
         }
-        if let Some(served) = self.serve_cached(&device, &path, request, keep) {
+        if !self.has_usage(self.conns[key].site, &path)
+            && let Some(served) = self.serve_cached(&device, &path, request, keep)
+        {
             return served;
         }
         let get = Get::new(path, *request, request.keep_alive);
@@ -115,7 +117,7 @@ impl Worker {
             return self.answer(Status::BadRequest400, false);
         };
         let device = self.device_of(key, &path);
-        match self.place(&device) {
+        match self.place(device.key) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
                 Served::Lend(device, Op::Put(Box::new(put)))
@@ -162,18 +164,18 @@ impl Worker {
 
     /// Does an operation where its device's disk threads are.
     fn on_disk(&mut self, device: &Arc<Device>, op: Op, keep: bool) -> Served {
-        match self.place(device) {
+        match self.place(device.key) {
             Placed::Here => Served::Lend(Arc::clone(device), op),
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => self.answer(Status::ServiceUnavailable503, keep),
         }
     }
 
-    pub(crate) fn place(&self, device: &Device) -> Placed {
-        if self.board.device(device.key).is_some_and(|s| s.state() == DeviceState::Stalled) {
+    pub(crate) fn place(&self, device: DeviceKey) -> Placed {
+        if self.board.device(device).is_some_and(|s| s.state() == DeviceState::Stalled) {
             return Placed::Nowhere;
         }
-        let owner = self.owner(device.key);
+        let owner = self.owner(device);
         let here = owner == self.id
             || self.context.draining.load(Relaxed)
             || self.board.draining()
@@ -198,11 +200,9 @@ impl Worker {
     /// The owner, where a body must be moved before it is thrown away.
     fn must_move(&self, key: usize, request: &Request) -> Option<WorkerId> {
         let Target::Path(path) = &request.target else { return None };
-        let device = Device::key_of(self.conns[key].site, path);
-        match self.devices.get(&device).map(|device| self.place(device)) {
-            Some(Placed::At(owner)) => Some(owner),
-            Some(_) => None,
-            None => Some(self.owner(device)).filter(|owner| self.peers.contains_key(owner)),
+        match self.place(Device::key_of(self.conns[key].site, path)) {
+            Placed::At(owner) => Some(owner),
+            Placed::Here | Placed::Nowhere => None,
         }
     }
 
@@ -220,10 +220,22 @@ impl Worker {
         self.device(device)
     }
 
+    /// One that the master has not listed is not remembered: peers may name sixteen million.
     pub(crate) fn device(&mut self, key: DeviceKey) -> Arc<Device> {
+        if let Some(device) = self.devices.get(&key) {
+            return Arc::clone(device);
+        }
         let site = &self.sites[usize::from(key.site.0)];
-        let make = || Arc::new(Device::new(key, &site.docroot, site.usage));
-        Arc::clone(self.devices.entry(key).or_insert_with(make))
+        let device = Arc::new(Device::new(key, &site.docroot, site.usage));
+        if self.is_listed(key) {
+            self.devices.insert(key, Arc::clone(&device));
+        }
+        device
+    }
+
+    /// Whether the master has seen the device's folder.
+    pub(crate) fn is_listed(&self, key: DeviceKey) -> bool {
+        self.board.device(key).is_some_and(|slot| slot.state() != DeviceState::Absent)
     }
 
     /// Way 1: everything is in memory. `None`: only the disk knows.
@@ -293,7 +305,7 @@ impl Worker {
 
     /// The usage file's content, if the path names one and its device can be trusted to answer.
     fn usage_at_hand(&self, site: SiteId, path: &DevPath) -> Option<(Usage, String)> {
-        if !path.is_usage() || !self.sites[usize::from(site.0)].usage {
+        if !self.has_usage(site, path) {
             return None;
         }
         let key = Device::key_of(site, path);
@@ -302,6 +314,12 @@ impl Worker {
         let disk = self.sites[usize::from(site.0)].docroot.join(key.to_string());
         let text = usage.text(&disk);
         Some((usage, text))
+    }
+
+    /// Whether a path names a usage file that is answered from memory or, with its device stalled,
+    /// not at all: never from the page cache.
+    pub(crate) fn has_usage(&self, site: SiteId, path: &DevPath) -> bool {
+        path.is_usage() && self.sites[usize::from(site.0)].usage
     }
 
     /// The usage file's content, as the sidechannel sees it.
@@ -338,7 +356,8 @@ impl Worker {
     /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
     /// others ask the owner for a copy. Once a second at most.
     fn want_dir(&mut self, key: DeviceKey) {
-        if self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000) {
+        let recent = self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000);
+        if recent || !self.is_listed(key) {
             return;
         }
         let owner = self.owner(key);

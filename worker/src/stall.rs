@@ -53,6 +53,10 @@ impl Worker {
         }
         self.looked = self.now.max(1);
         for (key, slot) in self.board.devices() {
+            if slot.owner() == self.id && !self.pools.contains_key(&key) {
+                // The mark of an earlier owner; nothing of ours hangs.
+                judge(key, slot, Duration::ZERO, self.settings.stall_timeout);
+            }
             let known = self.sites.get(usize::from(key.site.0)).is_some_and(|site| site.usage);
             if slot.owner() != self.id || !known || self.drain.is_some() {
                 continue;
@@ -85,7 +89,7 @@ impl Worker {
     /// Sends a device's directory to a worker that asked. When it is not open, the request that
     /// made the other ask is on its way here and opens it; the other asks again.
     pub(crate) fn share_dir(&mut self, key: DeviceKey, to: WorkerId) {
-        if usize::from(key.site.0) >= self.sites.len() {
+        if usize::from(key.site.0) >= self.sites.len() || !self.is_listed(key) {
             return;
         }
         let device = self.device(key);
@@ -121,5 +125,76 @@ fn judge(key: DeviceKey, slot: &DeviceSlot, oldest: Duration, limit: Duration) {
             log::warn!("{key} answers again");
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::SocketAddr;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::control::Channel;
+    use crate::scoreboard::Scoreboard;
+    use crate::spec::{Service, Settings, Site, SiteId, WorkerSpec};
+    use crate::sys::socket::seqpacket_pair;
+
+    const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
+
+    /// A worker that owns one device, which an earlier owner has marked.
+    fn owner_of_stalled(usage: bool) -> (tempfile::TempDir, Channel, Worker) {
+        let docroot = tempfile::tempdir().unwrap();
+        std::fs::create_dir(docroot.path().join("dev1")).unwrap();
+        let board = Scoreboard::new().unwrap();
+        board.list_device(KEY, WorkerId(0)).unwrap().set_state(DeviceState::Stalled);
+        let (master, control) = Channel::pair().unwrap();
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            maxconns: 10,
+            header_timeout: second,
+            body_timeout: second,
+            idle_timeout: second,
+            stall_timeout: second,
+            drain_timeout: second,
+            aio_threads: 1,
+            max_queue: 1,
+        };
+        let spec = WorkerSpec {
+            id: WorkerId(0),
+            sites: vec![Site { docroot: docroot.path().to_owned(), usage }],
+            listeners: Vec::new(),
+            settings,
+            control,
+            inbox: seqpacket_pair().unwrap().1,
+            peers: Vec::new(),
+            board,
+        };
+        (docroot, master, Worker::new(spec).unwrap())
+    }
+
+    #[test]
+    fn mark_of_an_earlier_owner_does_not_stay() {
+        let (_docroot, _master, mut worker) = owner_of_stalled(false);
+        worker.watch_devices();
+        assert_eq!(worker.board.device(KEY).unwrap().state(), DeviceState::Ok);
+    }
+
+    #[test]
+    fn usage_of_a_stalled_device_is_not_read_from_the_page_cache() {
+        let (docroot, _master, mut worker) = owner_of_stalled(true);
+        let dev = docroot.path().join("dev1");
+        std::fs::write(dev.join("usage"), "an old look").unwrap();
+        let dir = std::fs::File::open(dev).unwrap();
+        worker.device(KEY).adopt_dir(dir.into(), true, false);
+        let (mut client, socket) = UnixStream::pair().unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let request = b"GET /dev1/usage HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        worker.adopt(OwnedFd::from(socket), peer, Service::Http, KEY.site, request);
+        let mut line = [0; 12];
+        client.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"HTTP/1.1 503");
     }
 }

@@ -113,13 +113,14 @@ impl Supervisor {
 
     /// A successor takes its predecessor's files now, and fails if it cannot.
     fn node_ready(&mut self, now: Instant) -> Vec<Action> {
+        successor::serves();
         if let Err(e) = self.take_paths() {
             log::error!("{e}");
             self.failure.get_or_insert(e);
             return self.policy.handle(Event::Quit, now);
         }
         log::info!("ready: {} workers", self.policy.children().with_process().len());
-        successor::serves();
+        successor::is_ready();
         self.events.tell(&Told::Ready { pid: std::process::id() });
         if let Some(on_ready) = self.kit.on_ready.take() {
             on_ready(&self.listening);
@@ -160,11 +161,11 @@ impl Supervisor {
         self.plan.listeners.clear();
         self.renewal = None;
         self.events.tell(&Told::Draining);
+        self.dismiss_successor("its predecessor was told to quit", now);
         // In an upgrade the service goes on without this process.
         if !self.is_succeeded() && !self.origin.is_some_and(|origin| origin.lives()) {
             notify::stopping();
         }
-        self.dismiss_successor("its predecessor was told to quit", now);
     }
 
     /// Tells of the listeners that are not known yet.

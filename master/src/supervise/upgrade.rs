@@ -20,10 +20,12 @@ use nix::unistd::{Pid, execve};
 use super::Supervisor;
 use super::policy::{Exit, Phase};
 use crate::invocation::c_path;
+use crate::listeners::Bound;
 use crate::notify::{self, WATCHDOG_PID};
 use crate::pidfile::{self, PidfileError};
 use crate::report::events::Event as Told;
 use crate::report::status::UpgradeStatus;
+use crate::successor::AnyPort;
 use crate::{inherit, listeners, successor, sys};
 
 /// How long a successor that was asked to go has for it, before it is killed.
@@ -70,6 +72,7 @@ enum Stage {
 struct Said {
     rest: Vec<u8>,
     knows: bool,
+    serves: bool,
     ready: bool,
     because: Option<String>,
 }
@@ -120,9 +123,8 @@ impl Supervisor {
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
-        let pid = match sys::fork().map_err(failed("fork"))? {
-            Some(pid) => pid,
-            None => self.become_successor(&executable, &words, writer),
+        let Some(pid) = sys::fork().map_err(failed("fork"))? else {
+            self.become_successor(&executable, &words, writer)
         };
         let (stage, said) = (Stage::Starting, Said::default());
         self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });
@@ -133,12 +135,11 @@ impl Supervisor {
     fn become_successor(&self, path: &CStr, words: &[CString], mut pipe: PipeWriter) -> ! {
         sys::close_all_on_exec();
         let listeners = self.plan.listeners.iter().map(|bound| bound.listener.fd.as_fd());
-        let listeners: Vec<BorrowedFd<'_>> = listeners.collect();
         let others = [Some(pipe.as_fd()), self.events.to_inherit()];
-        let kept = listeners.iter().copied().chain(others.into_iter().flatten());
+        let kept = listeners.chain(others.into_iter().flatten());
         let result =
             kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
-        let environment = self.environment(&listeners, pipe.as_fd());
+        let environment = self.environment(pipe.as_fd());
         sys::restore(&[Signal::SIGPIPE]);
         let errno = match (result, SigSet::empty().thread_set_mask()) {
             (Some(Err(errno)), _) | (_, Err(errno)) => errno,
@@ -151,16 +152,23 @@ impl Supervisor {
         sys::leave_at_once(CANNOT_EXECUTE)
     }
 
-    fn environment(&self, listeners: &[BorrowedFd<'_>], pipe: BorrowedFd<'_>) -> Vec<CString> {
-        let numbers: Vec<String> = listeners.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    fn environment(&self, pipe: BorrowedFd<'_>) -> Vec<CString> {
+        let number = |bound: &Bound| bound.listener.fd.as_raw_fd();
+        let listeners = &self.plan.listeners;
+        let numbers: Vec<String> = listeners.iter().map(|b| number(b).to_string()).collect();
         let generation = self.policy.newest() + 1;
+        let mut told = format!("{},{generation}", pipe.as_raw_fd());
+        for bound in listeners.iter().filter(|bound| bound.wanted.port() == 0) {
+            let (fd, service) = (number(bound), bound.listener.service);
+            told.push_str(&format!(",{}", AnyPort { fd, service, wanted: bound.wanted }));
+        }
         let mut all: Vec<(_, _)> = std::env::vars_os().collect();
         let mut set = |name: &str, value: String| {
             all.retain(|(known, _)| known != name);
             all.push((name.into(), value.into()));
         };
         set(inherit::VARIABLE, numbers.join(","));
-        set(successor::VARIABLE, format!("{},{generation}", pipe.as_raw_fd()));
+        set(successor::VARIABLE, told);
         if std::env::var_os(WATCHDOG_PID).is_some() {
             set(WATCHDOG_PID, std::process::id().to_string());
         }
@@ -213,7 +221,8 @@ impl Supervisor {
     /// Ends a successor that does not serve yet.
     pub(super) fn dismiss_successor(&mut self, why: &str, now: Instant) {
         let Some(successor) = &mut self.upgrades.successor else { return };
-        if successor.stage == Stage::Starting {
+        successor.listen();
+        if successor.stage == Stage::Starting && !successor.said.serves {
             log::warn!("upgrade: ending PID {}: {why}", successor.pid);
             successor.stage = Stage::Unwanted { why: why.to_owned(), until: Some(now + GO_WITHIN) };
             let _ = kill(successor.pid, Signal::SIGTERM);
@@ -239,7 +248,7 @@ impl Supervisor {
 
     /// True while a successor serves: what this master says to systemd would be misunderstood.
     pub(super) fn is_succeeded(&self) -> bool {
-        self.upgrades.successor.as_ref().is_some_and(|s| s.stage == Stage::Ready)
+        self.upgrades.successor.as_ref().is_some_and(|s| s.said.serves || s.stage == Stage::Ready)
     }
 
     fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
@@ -318,6 +327,7 @@ impl Said {
             match line.split_once(' ') {
                 Some(("because", reason)) => self.because = Some(reason.to_owned()),
                 None if line == "hello" => self.knows = true,
+                None if line == "serving" => self.serves = true,
                 None if line == "ready" => self.ready = true,
                 _ => {}
             }
@@ -339,9 +349,9 @@ mod tests {
 
     #[test]
     fn lines_of_the_pipe_may_be_cut_anywhere() {
-        let text = "hello\nsomething new\nbecause of this\nready\n";
+        let text = "hello\nsomething new\nbecause of this\nserving\nready\n";
         let whole = heard(&[text]);
-        assert!(whole.knows && whole.ready);
+        assert!(whole.knows && whole.serves && whole.ready);
         assert_eq!(whole.because.as_deref(), Some("of this"));
         for cut in 0..text.len() {
             assert_eq!(heard(&[&text[..cut], &text[cut..]]), whole);

@@ -12,15 +12,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, renameat};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::open;
@@ -36,6 +37,8 @@ const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS: usize = 3;
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// Before this no temporary name was made by this process.
+static BEGUN: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
 /// A file being received.
 #[derive(Debug)]
@@ -128,11 +131,17 @@ impl Drop for Incoming {
     }
 }
 
-/// Copies all of `from` into `to` at `offset`.
-pub fn copy_into(from: &File, to: &File, offset: u64) -> io::Result<()> {
+/// Copies all of `from` into `to` at `offset`; `before_each` is called before each piece.
+pub fn copy_into(
+    from: &File,
+    to: &File,
+    offset: u64,
+    mut before_each: impl FnMut(),
+) -> io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     let mut done = 0;
     loop {
+        before_each();
         let n = from.read_at(&mut buffer, done)?;
         if n == 0 {
             return Ok(());
@@ -168,18 +177,19 @@ fn sweep_folder(folder: OwnedFd) -> io::Result<usize> {
     Ok(removed)
 }
 
-/// A name is `PID.NUMBER`: abandoned when that process is gone, or the file is very old.
+/// A name is `PID.NUMBER`: abandoned when that process is gone, or the file is very old. One with
+/// our own number is ours, unless it is older than we are.
 fn is_abandoned(dir: BorrowedFd<'_>, name: &CStr) -> bool {
-    let pid = name.to_str().ok().and_then(|name| name.split('.').next()?.parse().ok());
-    let alive = pid.is_some_and(|pid: i32| {
-        pid != std::process::id() as i32
-            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) != Err(Errno::ESRCH)
-    });
     let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-    let age = nix::sys::stat::fstatat(dir, name, flags).ok().and_then(|facts| {
-        let changed = std::time::UNIX_EPOCH + Duration::from_secs(facts.st_ctime.max(0) as u64);
-        changed.elapsed().ok()
+    let changed = nix::sys::stat::fstatat(dir, name, flags)
+        .map(|facts| UNIX_EPOCH + Duration::from_secs(facts.st_ctime.max(0) as u64));
+    let pid = name.to_str().ok().and_then(|name| name.split('.').next()?.parse().ok());
+    let alive = pid.is_some_and(|pid: i32| match pid == std::process::id() as i32 {
+        // Files' times are of whole seconds here, and a few milliseconds late.
+        true => changed.is_ok_and(|changed| changed + Duration::from_secs(2) >= *BEGUN),
+        false => nix::sys::signal::kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH),
     });
+    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
     !alive || age.is_some_and(|age| age > ABANDONED)
 }
 
@@ -250,6 +260,7 @@ fn c_string(bytes: &[u8]) -> CString {
 }
 
 fn temporary_name() -> CString {
+    LazyLock::force(&BEGUN);
     let number = NEXT.fetch_add(1, Relaxed);
     let folder = TEMPORARY.to_str().expect("a constant");
     CString::new(format!("{folder}/{}.{number}", std::process::id())).expect("no NUL in it")
@@ -354,6 +365,17 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
         assert!(name.is_dir());
         assert!(names(&docroot.path().join("dev1/.rmogstored_tmp")).is_empty());
+    }
+
+    #[test]
+    fn sweep_leaves_what_this_process_is_writing() {
+        let (docroot, device) = device();
+        let dir = device.dir().unwrap();
+        dir.anonymous_files.store(false, Relaxed);
+        let incoming = Incoming::create(&device, &path()).unwrap();
+        sweep(&dir, device.path());
+        incoming.commit(&device, &path(), || ()).unwrap();
+        assert!(docroot.path().join("dev1/0/000/000/0000000001.fid").is_file());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
+use crate::http::answer::Status;
+use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
 pub use crate::scoreboard::Usage;
 use crate::sys::file::{BENEATH, open_below};
@@ -27,7 +29,10 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
     let (facts, dir) = match found {
         Ok(found) => found,
         Err(e) => {
-            slot.forget_usage();
+            // Short of descriptors or memory: that says nothing about the device.
+            if status_of(&e) != Status::ServiceUnavailable503 {
+                slot.forget_usage();
+            }
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
         }
     };

@@ -299,16 +299,17 @@ impl Put {
         turn.progress.touch();
         incoming.file().write_all_at(data, start + self.received).map_err(Stop::Disk)?;
         self.received += data.len() as u64;
-        self.pace(start);
+        self.pace(turn, start);
         Ok(())
     }
 
     /// Starts writeback as the file grows, and waits for the window before the last: no device
     /// may pile up the dirty pages for which the writers of every other one would have to wait.
-    fn pace(&mut self, start: u64) {
+    fn pace(&mut self, turn: &Turn<'_>, start: u64) {
         let Some(incoming) = &self.file else { return };
         while self.received - self.synced >= WINDOW {
             let file = incoming.file().as_fd();
+            turn.progress.touch();
             file::start_writeback(file, start + self.synced, WINDOW);
             if self.synced >= WINDOW {
                 file::wait_writeback(file, start + self.synced - WINDOW, WINDOW);
@@ -322,7 +323,7 @@ impl Put {
         turn.progress.touch();
         let Some(incoming) = self.file.take() else { return Outcome::Broken };
         let keep = self.request.keep_alive;
-        let stored = self.matches_digest(&incoming).and_then(|matches| match matches {
+        let stored = self.matches_digest(turn, &incoming).and_then(|matches| match matches {
             true => self.store(turn, incoming).map(|()| Status::Created201),
             false => Ok(Status::BadRequest400),
         });
@@ -332,11 +333,11 @@ impl Put {
         }
     }
 
-    fn matches_digest(&mut self, incoming: &Incoming) -> io::Result<bool> {
+    fn matches_digest(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> io::Result<bool> {
         let ContentMd5::Digest(wanted) = self.request.content_md5 else { return Ok(true) };
         let found = match self.digest.take() {
             Some(digest) => digest.finish(),
-            None => digest_of(incoming)?,
+            None => digest_of(turn, incoming)?,
         };
         Ok(found == wanted)
     }
@@ -344,7 +345,8 @@ impl Put {
     fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
         if self.spooled {
             let target = Incoming::in_place(turn.device, &self.path)?;
-            return copy_into(incoming.file(), target.file(), self.start);
+            let step = || turn.progress.touch();
+            return copy_into(incoming.file(), target.file(), self.start, step);
         }
         incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.removal()))
     }
@@ -386,10 +388,11 @@ impl Put {
 }
 
 /// The digest of a file that was received before it was known that one would be asked for.
-fn digest_of(incoming: &Incoming) -> io::Result<[u8; 16]> {
+fn digest_of(turn: &Turn<'_>, incoming: &Incoming) -> io::Result<[u8; 16]> {
     let (mut digest, mut offset) = (Md5::new(), 0);
     let mut buffer = vec![0; BUFFER];
     loop {
+        turn.progress.touch();
         match incoming.file().read_at(&mut buffer, offset)? {
             0 => return Ok(digest.finish()),
             n => {

@@ -79,6 +79,11 @@ impl FsckQueue {
         None
     }
 
+    /// True when the turn is this connection's.
+    pub(crate) fn is_turn_of(&self, key: usize) -> bool {
+        self.running == Some(key)
+    }
+
     /// True when nobody runs or waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_none()
@@ -131,7 +136,11 @@ impl Worker {
             return self.say(&format!("{path} {len}"));
         }
         let device = self.device_of(key, &path);
-        match self.cached_size(&device, &path) {
+        let cached = match self.has_usage(self.conns[key].site, &path) {
+            true => None,
+            false => self.cached_size(&device, &path),
+        };
+        match cached {
             Some(size) => {
                 size::answer(&mut self.out, &path, Ok(size));
                 Heard::Answered
@@ -170,7 +179,7 @@ impl Worker {
     }
 
     fn ask_disk(&mut self, device: &Arc<Device>, op: Op) -> Heard {
-        match self.place(device) {
+        match self.place(device.key) {
             Placed::Here => Heard::Lend(Arc::clone(device), op),
             Placed::At(owner) => Heard::Move(owner),
             Placed::Nowhere => self.say_stalled(device.key),
@@ -183,16 +192,14 @@ impl Worker {
         self.say(&format!("ERR device {} stalled", device.devid))
     }
 
-    /// A digest for fsck is done, or its connection has gone: the next one's turn.
+    /// A digest for fsck is done, or its connection has gone: the next one's turn, which it takes
+    /// when the connection at hand has been seen to.
     pub(crate) fn leave_fsck(&mut self, key: usize) {
-        let mut turn = None;
-        self.fsck.retain(|device, queue| {
-            turn = turn.or(queue.leave(key).map(|next| (*device, next)));
+        let again = &mut self.again;
+        self.fsck.retain(|_, queue| {
+            again.extend(queue.leave(key));
             !queue.is_empty()
         });
-        if let Some((device, next)) = turn {
-            self.start_queued(device, next);
-        }
     }
 }
 

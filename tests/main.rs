@@ -52,6 +52,8 @@ mod kill_storm;
 mod memory;
 /// nginx in front of the node.
 mod nginx;
+/// Units, init scripts, man pages, completions.
+mod packaging;
 /// `user` and `group`.
 mod privileges;
 /// `--quickstart`.

@@ -62,6 +62,11 @@ const NAMES: [(Key, &str); 24] = [
 ];
 
 impl Key {
+    /// Every key there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(key, _)| *key)
+    }
+
     /// How it is written in a file.
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(key, _)| *key == self).map_or("", |(_, name)| name)

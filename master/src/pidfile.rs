@@ -170,9 +170,14 @@ fn owner(content: &[u8]) -> Result<Option<i32>, Foreign> {
 }
 
 /// Our own pid in an old file was another's: in a container, pids repeat at every start.
+/// One that has died and waits to be reaped does not live either: proc_pid_stat(5).
 fn lives(pid: i32) -> bool {
-    let pid = Pid::from_raw(pid);
-    pid != Pid::this() && kill(pid, None) != Err(Errno::ESRCH)
+    let (stat, pid) = (fs::read_to_string(format!("/proc/{pid}/stat")), Pid::from_raw(pid));
+    let dead = stat.is_ok_and(|stat| {
+        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes().first().copied());
+        matches!(state.flatten(), Some(b'Z' | b'X'))
+    });
+    pid != Pid::this() && !dead && kill(pid, None) != Err(Errno::ESRCH)
 }
 
 fn overwrite(file: &mut File, pid: u32) -> io::Result<()> {
@@ -185,6 +190,20 @@ fn overwrite(file: &mut File, pid: u32) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn process_that_waits_to_be_reaped_does_not_live() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        assert!(lives(pid));
+        child.kill().unwrap();
+        let begun = std::time::Instant::now();
+        while lives(pid) {
+            assert!(begun.elapsed().as_secs() < 10, "a zombie counts as alive");
+        }
+        assert_eq!(kill(Pid::from_raw(pid), None), Ok(()), "it has been reaped already");
+        child.wait().unwrap();
+    }
 
     /// Writes the file and tries to take it.
     fn over(old: &[u8]) -> (Result<Pidfile, String>, Vec<u8>, tempfile::TempDir) {

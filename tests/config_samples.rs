@@ -4,9 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use nix::unistd::{Group, User, getegid, geteuid};
+
+use crate::harness::skipped;
+
 /// Keys that are given an example, having no default; `server` prints nothing of its own.
-const WITHOUT_DEFAULT: [&str; 5] =
-    ["httpgetlisten", "server", "daemonize", "pidfile", "status_socket"];
+const WITHOUT_DEFAULT: [&str; 7] =
+    ["httpgetlisten", "server", "daemonize", "pidfile", "user", "group", "status_socket"];
+/// What the sample says of user and group, who are on few machines.
+const USER: &str = "user = mogstored";
+const GROUP: &str = "group = mogstored";
 
 /// The sample with its absolute paths moved into `folder`.
 fn sample(folder: &Path) -> String {
@@ -53,8 +60,26 @@ fn each_commented_line_loads_alone() {
     let folder = tempfile::tempdir().unwrap();
     let text = sample(folder.path());
     assert!(commented(&text).count() >= 12);
-    for line in commented(&text) {
+    for line in commented(&text).filter(|line| ![USER, GROUP].contains(line)) {
         effective(folder.path(), &format!("{text}\n{line}\n"));
+    }
+}
+
+#[test]
+fn user_and_group_load_once_their_names_are_of_this_machine() {
+    let (Ok(Some(user)), Ok(Some(group))) = (User::from_uid(geteuid()), Group::from_gid(getegid()))
+    else {
+        return skipped("this user or its group has no name");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = sample(folder.path());
+    for (line, name) in [(USER, user.name), (GROUP, group.name)] {
+        let (key, _) = line.split_once(" = ").unwrap();
+        let own = format!("{key} = {name}");
+        assert!(commented(&text).any(|commented| commented == line), "{line}");
+        text = text.replace(&format!("#{line}\n"), &format!("{own}\n"));
+        let settings = effective(folder.path(), &text);
+        assert!(settings.lines().any(|line| line == own), "{settings}");
     }
 }
 

@@ -32,6 +32,8 @@ mod digest;
 mod drain;
 /// A connection between owners.
 mod handover;
+/// A disk that is unmounted, goes read-only or is full, and comes back.
+mod heal;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.5: DELETE and MKCOL.
@@ -46,6 +48,8 @@ mod http_head;
 mod http_put;
 /// 8: listening sockets from outside.
 mod inherit;
+/// 5: what a hung disk and a crashing worker cost the others.
+mod isolation;
 /// Workers that die under load.
 mod kill_storm;
 /// What workers and connections cost.
@@ -70,6 +74,8 @@ mod respawn;
 mod sidechannel;
 /// 7: titles, workers that stand still, orphans.
 mod signals;
+/// 5: a disk that has stopped answering.
+mod stall;
 /// The commands `status` and `upgrade`.
 mod status;
 /// 2.7: time and pressure.

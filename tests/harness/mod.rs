@@ -3,11 +3,13 @@
 mod client;
 mod daemon;
 mod mounts;
+mod slowfs;
 mod wait;
 
 pub use client::{Answer, Client};
 pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, binary, can_mount};
 pub use mounts::{LoopDisk, disk_of, shell};
+pub use slowfs::{Kind, MODES, Mode, Sick, SlowFs, has_fuse, in_each_mode};
 pub use wait::{DEADLINE, Lines, until, until_some};
 
 use md5::{Digest, Md5};

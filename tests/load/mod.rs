@@ -7,12 +7,24 @@ pub mod process;
 pub use chance::Chance;
 pub use link::{Link, Reply};
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+
 use nix::unistd::Pid;
 
 use crate::harness::{Node, until};
 
 /// One disk thread may be kept alive by what is looked at every few seconds.
 const FEW_THREADS: usize = 1;
+
+/// Sets a flag when the thread that holds it ends, in whatever way.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
 
 /// One number of each worker in the status document, in the order of their slots.
 pub fn worker_numbers(node: &Node, key: &str) -> Vec<u64> {

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::disk::pool::Pool;
 use crate::event_loop::Worker;
-use crate::exchange::{Op, REFRESH};
+use crate::exchange::{Op, REFRESH, Work};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
@@ -21,6 +22,7 @@ impl Worker {
     /// Looks after all devices that this worker has to do with.
     pub(crate) fn watch_devices(&mut self) {
         self.look_at_devices();
+        self.look_at_inherited_stalls();
         for (key, pool) in &self.pools {
             if let Some(slot) = self.board.device(*key)
                 && slot.owner() == self.id
@@ -28,7 +30,9 @@ impl Worker {
                 let oldest = pool.oldest().unwrap_or_default();
                 slot.in_flight.store(pool.in_flight() as u32, Relaxed);
                 slot.oldest_ms.store(oldest.as_millis() as u64, Relaxed);
-                judge(*key, slot, oldest, self.settings.stall_timeout);
+                if pool.has_answered() || slot.state() != DeviceState::Stalled {
+                    judge(*key, slot, oldest, self.settings.stall_timeout);
+                }
                 if let Some(dir) = self.devices.get(key).and_then(|device| device.dir_at_hand()) {
                     slot.inline_reads.store(if dir.inline_reads { 1 } else { 2 }, Relaxed);
                 }
@@ -46,6 +50,21 @@ impl Worker {
         }
     }
 
+    /// A worker that takes over a stalled device knows nothing of the disk: the mark stays until
+    /// an operation of its own has come back, so that its clients do not wait to find out again.
+    fn look_at_inherited_stalls(&mut self) {
+        for (key, slot) in self.board.devices() {
+            let untried = |pool: &Pool<Work>| pool.in_flight() == 0 && !pool.has_answered();
+            if slot.owner() == self.id
+                && slot.state() == DeviceState::Stalled
+                && self.pools.get(&key).is_none_or(untried)
+            {
+                let device = self.device(key);
+                self.in_background(&device, Op::Refresh);
+            }
+        }
+    }
+
     /// Has a thread look at each device of this worker whose turn it is: PROTOCOL.md section 4.
     fn look_at_devices(&mut self) {
         if self.now.saturating_sub(self.looked) < LOOK_ROUND_MS && self.looked != 0 {
@@ -53,10 +72,6 @@ impl Worker {
         }
         self.looked = self.now.max(1);
         for (key, slot) in self.board.devices() {
-            if slot.owner() == self.id && !self.pools.contains_key(&key) {
-                // The mark of an earlier owner; nothing of ours hangs.
-                judge(key, slot, Duration::ZERO, self.settings.stall_timeout);
-            }
             let known = self.sites.get(usize::from(key.site.0)).is_some_and(|site| site.usage);
             if slot.owner() != self.id || !known || self.drain.is_some() {
                 continue;
@@ -175,10 +190,18 @@ mod tests {
     }
 
     #[test]
-    fn mark_of_an_earlier_owner_does_not_stay() {
+    fn mark_of_an_earlier_owner_stays_until_the_disk_has_answered_us() {
         let (_docroot, _master, mut worker) = owner_of_stalled(false);
+        let slot = worker.board.device(KEY).unwrap();
         worker.watch_devices();
-        assert_eq!(worker.board.device(KEY).unwrap().state(), DeviceState::Ok);
+        let begun = std::time::Instant::now();
+        while !worker.pools[&KEY].has_answered() {
+            assert_eq!(slot.state(), DeviceState::Stalled);
+            assert!(begun.elapsed() < Duration::from_secs(10), "no disk thread has looked");
+            std::thread::yield_now();
+        }
+        worker.watch_devices();
+        assert_eq!(slot.state(), DeviceState::Ok);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Whether the workers' loops go round, as their heartbeats tell. A worker that stands still is
 //! told of, once, and never killed: it may be stopped for a debugger.
+//!
+//! One that has ended, but for a thread that waits for a dead disk, is left behind: the kernel
+//! reports its end only when the disk answers, perhaps never. Its first thread is a zombie by
+//! then, and no thread of it will run another instruction of ours.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,9 +13,12 @@ use rmogstored_worker::spec::WorkerId;
 
 use super::Supervisor;
 use super::children::Life;
+use super::policy::{Action, Exit};
 use super::status::age_ms;
 use crate::report::events::Event as Told;
 
+/// How long a process without a heartbeat is taken to be alive without a look.
+const MISSED: Duration = Duration::from_millis(1500);
 /// Loops go round once a second when there is nothing to do, and more often otherwise.
 const STUCK: Duration = Duration::from_secs(5);
 
@@ -36,6 +43,22 @@ impl Supervisor {
         }
     }
 
+    /// Buries the workers that have ended but cannot be waited for.
+    pub(super) fn leave_behind_the_dead(&mut self, now: Instant) -> Vec<Action> {
+        let children = self.policy.children().iter();
+        let silent = children.filter_map(|(id, child)| {
+            let heartbeat = age_ms(self.board.worker(id).heartbeat.load(Relaxed))?;
+            let pid = child.life.pid().filter(|_| heartbeat >= MISSED.as_millis() as u64)?;
+            Some((id, pid, how_it_ended(pid)?))
+        });
+        let dead: Vec<(WorkerId, i32, Exit)> = silent.collect();
+        let bury = |(id, pid, exit)| {
+            log::error!("worker {id} (PID {pid}) has a thread in a dead disk: it is left behind");
+            self.bury(id, pid, exit, now)
+        };
+        dead.into_iter().flat_map(bury).collect()
+    }
+
     /// The time since a worker's loop last went round; `None` before it began.
     fn age(&self, id: WorkerId, life: Life, now: Instant) -> Option<Duration> {
         let heartbeat = age_ms(self.board.worker(id).heartbeat.load(Relaxed));
@@ -45,5 +68,39 @@ impl Supervisor {
             Life::Draining { .. } => heartbeat,
             Life::Due { .. } | Life::Starting { .. } => None,
         }
+    }
+}
+
+/// How a process ended whose first thread is a zombie: proc_pid_stat(5). `None`: it lives.
+fn how_it_ended(pid: i32) -> Option<Exit> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    end_in(&stat)
+}
+
+/// The command, in parentheses, may hold anything; the status is the last field.
+fn end_in(stat: &str) -> Option<Exit> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    if fields.next()? != "Z" {
+        return None;
+    }
+    let status: i32 = fields.next_back()?.parse().ok()?;
+    Some(match status & 0x7f {
+        0 => Exit::Status(status >> 8),
+        signal => Exit::Signal(signal),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_zombie_is_read_from_its_last_field() {
+        assert_eq!(end_in("7 (a) Z b) Z 1 7 7 0"), Some(Exit::Status(0)));
+        assert_eq!(end_in("7 (w) Z 1 7 7 9"), Some(Exit::Signal(9)));
+        assert_eq!(end_in("7 (w) Z 1 7 7 768"), Some(Exit::Status(3)));
+        assert_eq!(end_in("7 (w) Z) S 1 7 7 9"), None);
+        assert_eq!(end_in(""), None);
     }
 }

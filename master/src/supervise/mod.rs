@@ -246,7 +246,8 @@ impl Supervisor {
             self.next_look = now + LOOK_FOR_DEVICES;
             self.look_for_devices(now);
         }
-        if now >= self.next_stall_look {
+        let look = now >= self.next_stall_look;
+        if look {
             self.next_stall_look = now + LOOK_FOR_STALLS;
             self.look_for_stalls();
             self.look_for_stuck_workers(now);
@@ -262,6 +263,9 @@ impl Supervisor {
         actions.extend(self.watch_renewal(now));
         actions.extend(self.hear_workers(now));
         actions.extend(self.take_signals(now));
+        if look {
+            actions.extend(self.leave_behind_the_dead(now));
+        }
         let step = self.carry_out(actions, now);
         if let Step::Become(..) = step {
             return step; // what waits to be written is the master's to write

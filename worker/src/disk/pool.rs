@@ -48,6 +48,7 @@ struct State<J> {
     threads: Vec<Arc<Progress>>,
     idle: usize,
     limit: usize,
+    finished: bool,
 }
 
 impl Progress {
@@ -66,7 +67,7 @@ impl<J: Job> Pool<J> {
     pub fn new(name: String, limit: usize) -> Self {
         let limit = limit.max(1);
         let (queue, threads) = (VecDeque::new(), Vec::new());
-        let state = State { queue, threads, idle: 0, limit };
+        let state = State { queue, threads, idle: 0, limit, finished: false };
         let shared =
             Shared { name, epoch: Instant::now(), state: Mutex::new(state), work: Condvar::new() };
         Pool(Arc::new(shared))
@@ -102,6 +103,11 @@ impl<J: Job> Pool<J> {
     pub fn in_flight(&self) -> usize {
         let state = self.0.lock();
         state.queue.len() + state.threads.len() - state.idle
+    }
+
+    /// True when a thread has come back from a job: the disk has answered this process.
+    pub fn has_answered(&self) -> bool {
+        self.0.lock().finished
     }
 
     /// Age of the oldest disk operation that has not returned.
@@ -146,6 +152,7 @@ impl<J: Job> Shared<J> {
             let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(progress)));
             progress.rest();
             state = self.lock();
+            state.finished = true;
             // The panic has been reported; the thread lives on, for others may wait for it.
             state.queue.extend(unfinished.ok().flatten());
         }
@@ -202,8 +209,10 @@ mod tests {
         assert_eq!(pool.in_flight(), 3);
         assert!(pool.submit(Step(Box::new(|| {})), 1).is_err());
         assert!(pool.oldest().is_some());
+        assert!(!pool.has_answered());
         release_one.send(()).unwrap();
         done.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(pool.has_answered());
         release_two.send(()).unwrap();
     }
 

@@ -1,0 +1,390 @@
+//! 5: a device whose disk has stopped answering, and everybody else.
+
+use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::chain::is_gone;
+use crate::harness::{Client, Mode, Node, Sick, in_each_mode, until};
+use crate::load::{Ends, process, total};
+
+/// What an answer that needs no disk may take: PROTOCOL.md section 5 has 0.5 s.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// Where a tracker gives up; a busy test machine may delay a few answers, never so long.
+const TRACKER_LIMIT: Duration = Duration::from_millis(500);
+/// How soon a device serves after its disk does.
+const BACK: Duration = Duration::from_secs(2);
+
+#[test]
+fn usage_is_answered_at_every_moment_of_a_hang() {
+    in_each_mode(&["--stall-timeout=1"], |sick| {
+        prepare(sick);
+        let over = AtomicBool::new(false);
+        let samples = thread::scope(|scope| {
+            let (over, _end) = (&over, Ends(&over));
+            let trackers: Vec<_> =
+                (1..=4).map(|device| scope.spawn(move || track(sick, device, over))).collect();
+            let hung = Instant::now();
+            let mut stuck = stuck_clients(sick, 40);
+            sick.node.event("device_stalled");
+            let stalled = Instant::now();
+            assert!(hung.elapsed() > Duration::from_millis(900), "{:?}", hung.elapsed());
+            let refusals = refusals_at_once(sick, &mut stuck_free_clients(sick));
+            let released = Instant::now();
+            sick.disk.set(Mode::Work);
+            serves_again(sick, released);
+            stuck.iter_mut().for_each(answered);
+            over.store(true, Relaxed);
+            let samples: Vec<_> = trackers.into_iter().map(|t| t.join().unwrap()).collect();
+            check_times("refusals", &refusals);
+            check_usage(&samples, hung, stalled, released);
+            samples
+        });
+        let times: Vec<_> = samples.iter().flatten().map(|sample| sample.took).collect();
+        check_times(&format!("usage, workers={}", sick.workers), &times);
+        sick.node.event("device_recovered");
+    });
+}
+
+/// One answer of usage.
+struct Sample {
+    at: Instant,
+    took: Duration,
+    status: u16,
+}
+
+/// Asks for a device's usage as a tracker does, though more often, until it is over.
+fn track(sick: &Sick, device: u32, over: &AtomicBool) -> Vec<Sample> {
+    let mut client = sick.node.client();
+    let request = format!("GET /dev{device}/usage HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    let mut samples = Vec::new();
+    while !over.load(Relaxed) {
+        let at = Instant::now();
+        let answer = client.ask(&request);
+        assert_eq!(answer.header("Connection"), Some("keep-alive"), "{answer:?}");
+        samples.push(Sample { at, took: at.elapsed(), status: answer.status });
+        thread::sleep(Duration::from_millis(20)); // The pace, not a wait for anything.
+    }
+    samples
+}
+
+fn check_usage(samples: &[Vec<Sample>], hung: Instant, stalled: Instant, released: Instant) {
+    let (sick, well) = samples.split_first().unwrap();
+    assert!(well.iter().flatten().all(|sample| sample.status == 200));
+    let statuses = |from: Instant, to: Instant| -> Vec<u16> {
+        let during = sick.iter().filter(|sample| sample.at > from && sample.at + sample.took < to);
+        during.map(|sample| sample.status).collect()
+    };
+    // Where the mark is set and seen, to the millisecond, is nobody's promise.
+    let margin = Duration::from_millis(400);
+    let before = statuses(hung, stalled - margin);
+    assert!(before.len() > 5 && before.iter().all(|status| *status == 200), "{before:?}");
+    let after = statuses(stalled, released);
+    assert!(!after.is_empty() && after.iter().all(|status| *status == 503), "{after:?}");
+}
+
+/// All kinds of requests for dev1, each on a connection that has been with another device.
+fn refusals_at_once(sick: &Sick, clients: &mut [Client]) -> Vec<Duration> {
+    let mut times = Vec::new();
+    let mut side = sick.node.sidechannel();
+    for round in 0..10 {
+        for client in &mut *clients {
+            for request in [
+                "GET /dev1/kept HTTP/1.1\r\n\r\n",
+                "HEAD /dev1/kept HTTP/1.1\r\n\r\n",
+                "GET /dev1/missing HTTP/1.1\r\n\r\n",
+                "DELETE /dev1/kept HTTP/1.1\r\n\r\n",
+                "PUT /dev1/new HTTP/1.1\r\nContent-Length: 3\r\n\r\nnew",
+                "GET /dev1/usage HTTP/1.1\r\n\r\n",
+            ] {
+                let begun = Instant::now();
+                client.send(request);
+                let answer = client.answer_to_head().expect_and(503, "keep-alive");
+                times.push(begun.elapsed());
+                assert_eq!(answer.header("Retry-After"), Some("10"));
+            }
+        }
+        let begun = Instant::now();
+        let line = ["size /dev1/kept", "MD5 /dev1/kept", "MD5 /dev1/kept fsck"][round % 3];
+        side.send(format!("{line}\r\n"));
+        assert_eq!(side.line(), "ERR device 1 stalled\r\n");
+        times.push(begun.elapsed());
+        assert_eq!(sick.node.status()["devices"][0]["state"], "stalled");
+    }
+    times
+}
+
+/// Two that have been with dev2, two that are new.
+fn stuck_free_clients(sick: &Sick) -> Vec<Client> {
+    let mut clients: Vec<_> = (0..4).map(|_| sick.node.client()).collect();
+    for client in &mut clients[..2] {
+        client.put("/dev2/a", "a").expect(201);
+    }
+    clients
+}
+
+fn serves_again(sick: &Sick, released: Instant) {
+    let mut client = sick.node.client();
+    until("dev1 to serve", || client.get("/dev1/kept").status == 200);
+    client.put("/dev1/after", "after").expect(201);
+    println!("workers={}: back after {:?}", sick.workers, released.elapsed());
+    assert!(released.elapsed() < BACK, "back after {:?}", released.elapsed());
+}
+
+fn check_times(what: &str, times: &[Duration]) {
+    let mut times = times.to_vec();
+    times.sort();
+    let (p99, most) = (times[times.len() * 99 / 100], times[times.len() - 1]);
+    println!("{what}: {} answers, p99 {p99:?}, slowest {most:?}", times.len());
+    assert!(p99 < AT_ONCE && most < TRACKER_LIMIT, "{what}: p99 {p99:?}, slowest {most:?}");
+}
+
+// --- leaving while threads are stuck -------------------------------------------------------
+
+/// Threads per device, by default.
+const THREADS: usize = 10;
+const DRAIN: Duration = Duration::from_secs(2);
+/// Time to stop, kill and reap, beyond `drain_timeout`, on a busy machine.
+const MARGIN: Duration = Duration::from_secs(3);
+/// The stall clock must not help.
+const LEAVING: [&str; 2] = ["--drain-timeout=2", "--stall-timeout=60"];
+
+#[test]
+fn a_node_quits_though_threads_are_stuck_and_its_port_is_free() {
+    in_each_mode(&LEAVING, |sick| {
+        prepare(sick);
+        let _stuck = stuck_threads(sick);
+        let mut half = half_sent(&sick.node);
+        let begun = Instant::now();
+        sick.node.signal(Signal::SIGQUIT);
+        sick.node.event("draining");
+        half.ask("done").expect(201);
+        until("the master to go", || is_gone(sick.node.pid()));
+        let took = begun.elapsed();
+        assert!(took < DRAIN + MARGIN, "workers={}: {took:?}", sick.workers);
+        TcpListener::bind(sick.node.http()).expect("the port is free");
+        TcpListener::bind(sick.node.address("mgmt")).expect("the port is free");
+    });
+}
+
+#[test]
+fn a_worker_is_replaced_though_threads_are_stuck() {
+    for signal in [Signal::SIGQUIT, Signal::SIGKILL] {
+        in_each_mode(&LEAVING, |sick| {
+            prepare(sick);
+            let _stuck = stuck_threads(sick);
+            let mut half = (signal == Signal::SIGQUIT).then(|| half_sent(&sick.node));
+            let old = owner(&sick.node, "dev1");
+            let begun = Instant::now();
+            kill(old, signal).unwrap();
+            half.iter_mut().for_each(|half| drop(half.ask("done").expect(201)));
+            until(&format!("another worker, {signal}, workers={}", sick.workers), || {
+                sick.node
+                    .all_events("worker_started")
+                    .iter()
+                    .any(|event| event["pid"] != old.as_raw() && owns(event, "dev1"))
+            });
+            let took = begun.elapsed();
+            println!("workers={}, {signal}: replaced after {took:?}", sick.workers);
+            assert!(took < DRAIN + MARGIN, "workers={}, {signal}: {took:?}", sick.workers);
+            for _ in 0..10 {
+                sick.node.client().put("/dev2/new", "new").expect(201);
+            }
+            let released = Instant::now();
+            sick.disk.set(Mode::Work);
+            serves_again(sick, released);
+        });
+    }
+}
+
+#[test]
+fn a_new_worker_takes_over_a_stalled_device_as_stalled() {
+    in_each_mode(&["--stall-timeout=1"], |sick| {
+        prepare(sick);
+        let _stuck = stuck_threads(sick);
+        sick.node.event("device_stalled");
+        let seen = sick.node.events.so_far().len();
+        kill(owner(&sick.node, "dev1"), Signal::SIGKILL).unwrap();
+        sick.node.event_after(seen, "worker_started");
+        let ready = Instant::now();
+        let mut times = Vec::new();
+        while ready.elapsed() < BACK {
+            let begun = Instant::now();
+            sick.node.client().get("/dev1/kept").expect(503);
+            sick.node.client().get("/dev1/usage").expect(503);
+            times.push(begun.elapsed());
+        }
+        check_times("refusals by a new worker", &times);
+        assert!(sick.node.all_events("device_recovered").is_empty());
+        let released = Instant::now();
+        sick.disk.set(Mode::Work);
+        serves_again(sick, released);
+        sick.node.event("device_recovered");
+    });
+}
+
+#[test]
+fn an_upgrade_does_not_wait_for_stuck_threads() {
+    in_each_mode(&[&LEAVING[..], &["--pidfile={dir}/pid"]].concat(), |sick| {
+        prepare(sick);
+        let _stuck = stuck_threads(sick);
+        let mut half = half_sent(&sick.node);
+        sick.node.signal(Signal::SIGUSR2);
+        let successor = Successor(sick.node.event("upgrade_ready"));
+        let begun = Instant::now();
+        sick.node.signal(Signal::SIGQUIT);
+        half.ask("done").expect(201);
+        until("the old master to go", || is_gone(sick.node.pid()));
+        let took = begun.elapsed();
+        assert!(took < DRAIN + MARGIN, "workers={}: {took:?}", sick.workers);
+        for _ in 0..10 {
+            sick.node.client().put("/dev2/new", "new").expect(201);
+        }
+        let released = Instant::now();
+        sick.disk.set(Mode::Work);
+        serves_again(sick, released);
+        drop(successor);
+    });
+}
+
+/// The new master, as its `upgrade_ready` event names it. Dropping this ends it.
+struct Successor(Value);
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.0["pid"].as_i64().unwrap_or_default() as i32);
+        // The second makes it leave at once; an error means that it has gone.
+        for _ in 0..2 {
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+        until("the successor to go", || is_gone(pid));
+    }
+}
+
+/// A PUT to dev2 that lacks its last bytes.
+fn half_sent(node: &Node) -> Client {
+    let mut client = node.client();
+    let head = "PUT /dev2/half HTTP/1.1\r\nContent-Length: 8\r\nExpect: 100-continue\r\n\r\n";
+    client.ask(head).expect(100);
+    client.send("half");
+    client
+}
+
+/// Clients that hold all disk threads of dev1.
+fn stuck_threads(sick: &Sick) -> Vec<Client> {
+    let clients = stuck_clients(sick, 2 * THREADS);
+    until("all threads to be stuck", || {
+        let waiting = sick.node.status()["devices"][0]["in_flight"].as_u64();
+        waiting >= Some(clients.len() as u64) && sick.disk.held() > 0
+    });
+    clients
+}
+
+// --- again and again -----------------------------------------------------------------------
+
+#[test]
+fn sixty_hangs_leave_nothing_behind() {
+    in_each_mode(&["--stall-timeout=0.2"], |sick| {
+        prepare(sick);
+        for _ in 0..3 {
+            hang_and_recover(sick); // What the first ones cost once and for all.
+        }
+        let before = sizes(sick);
+        for _ in 0..60 {
+            hang_and_recover(sick);
+        }
+        let after = sizes(sick);
+        println!("workers={}: {before:?} then {after:?}", sick.workers);
+        assert!(after.threads <= 4, "{before:?} {after:?}");
+        // A device's directory is let go when it has not been used for a second.
+        let most = before.descriptors + 4;
+        assert!(after.descriptors <= most, "{before:?} {after:?}");
+        assert!(after.memory < before.memory + 512 * 1024, "{before:?} {after:?}");
+    });
+}
+
+#[derive(Debug)]
+struct Sizes {
+    threads: usize,
+    descriptors: usize,
+    memory: u64,
+}
+
+fn sizes(sick: &Sick) -> Sizes {
+    let owner = owner(&sick.node, "dev1");
+    until("the connections to be gone", || total(&sick.node, "connections") == 0);
+    // One for each device may be kept alive by looks at its usage.
+    until("idle disk threads to go", || process::disk_threads(owner) <= 4);
+    Sizes {
+        threads: process::disk_threads(owner),
+        descriptors: process::descriptors(owner),
+        memory: process::private_memory(owner),
+    }
+}
+
+fn hang_and_recover(sick: &Sick) {
+    let seen = sick.node.events.so_far().len();
+    let mut stuck = stuck_clients(sick, 20);
+    sick.node.event_after(seen, "device_stalled");
+    sick.node.client().get("/dev1/kept").expect(503);
+    sick.disk.set(Mode::Work);
+    stuck.iter_mut().for_each(answered);
+    sick.node.event_after(seen, "device_recovered");
+}
+
+// --- shared --------------------------------------------------------------------------------
+
+/// A file on each device, each device in use, before anything hangs.
+pub fn prepare(sick: &Sick) {
+    let mut client = sick.node.client();
+    for device in 1..=4 {
+        client.put(&format!("/dev{device}/kept"), "kept").expect(201);
+        let usage = format!("/dev{device}/usage");
+        until("usage", || client.get(&usage).status == 200);
+    }
+}
+
+/// Makes dev1 hang, and so many clients with it: GETs, PUTs, DELETEs and digests.
+pub fn stuck_clients(sick: &Sick, count: usize) -> Vec<Client> {
+    sick.disk.set(Mode::Hang);
+    (0..count).map(|number| stuck_client(&sick.node, number)).collect()
+}
+
+fn stuck_client(node: &Node, number: usize) -> Client {
+    let request = match number % 4 {
+        0 => "GET /dev1/kept HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(),
+        1 => format!(
+            "PUT /dev1/new{number} HTTP/1.1\r\nConnection: close\r\nContent-Length: 3\r\n\r\nnew"
+        ),
+        2 => format!("DELETE /dev1/gone{number} HTTP/1.1\r\nConnection: close\r\n\r\n"),
+        _ => "MD5 /dev1/kept\r\n".to_owned(),
+    };
+    let mut client = if number % 4 == 3 { node.sidechannel() } else { node.client() };
+    client.send(request);
+    client
+}
+
+/// Insists that a stuck client gets a whole answer.
+pub fn answered(client: &mut Client) {
+    let first = client.line();
+    let whole = ["HTTP/1.1 20", "HTTP/1.1 404", "HTTP/1.1 503", "/dev1/kept MD5=", "ERR device 1"];
+    assert!(whole.iter().any(|start| first.starts_with(start)), "{first:?}");
+}
+
+/// The worker that owns a device.
+pub fn owner(node: &Node, device: &str) -> Pid {
+    let status = node.status();
+    let workers = status["workers"].as_array().unwrap();
+    let found = workers.iter().find(|worker| owns(worker, device));
+    Pid::from_raw(found.and_then(|worker| worker["pid"].as_i64()).expect("an owner") as i32)
+}
+
+fn owns(worker: &Value, device: &str) -> bool {
+    worker["devices"].as_array().is_some_and(|list| list.iter().any(|name| name == device))
+}

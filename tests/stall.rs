@@ -292,7 +292,7 @@ fn stuck_threads(sick: &Sick) -> Vec<Client> {
 fn sixty_hangs_leave_nothing_behind() {
     in_each_mode(&["--stall-timeout=0.2"], |sick| {
         prepare(sick);
-        for _ in 0..3 {
+        for _ in 0..20 {
             hang_and_recover(sick); // What the first ones cost once and for all.
         }
         let before = sizes(sick);
@@ -329,13 +329,13 @@ fn sizes(sick: &Sick) -> Sizes {
 }
 
 fn hang_and_recover(sick: &Sick) {
-    let seen = sick.node.events.so_far().len();
     let mut stuck = stuck_clients(sick, 20);
-    sick.node.event_after(seen, "device_stalled");
-    sick.node.client().get("/dev1/kept").expect(503);
+    let mut client = sick.node.client();
+    until("the stall", || client.get("/dev1/usage").status == 503);
+    client.get("/dev1/kept").expect(503);
     sick.disk.set(Mode::Work);
     stuck.iter_mut().for_each(answered);
-    sick.node.event_after(seen, "device_recovered");
+    until("dev1 to serve", || client.get("/dev1/kept").status == 200);
 }
 
 // --- shared --------------------------------------------------------------------------------

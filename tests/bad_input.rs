@@ -82,7 +82,7 @@ fn garbage_leaves_no_trace() {
     assert_eq!(questionnaire(&node), answers);
     assert!(node.all_events("worker_exited").is_empty());
     // Directories of devices are closed a second after their last use.
-    until("all descriptors to be closed", || descriptors_at_rest(&node) == at_rest);
+    until("all descriptors to be closed", || descriptors_at_rest(&node) <= at_rest);
     for (before, after) in memory.iter().zip(memory_at_rest(&node)) {
         println!("{before} bytes before, {after} after");
         assert!(after < before + GROWTH, "{before} bytes before, {after} after");

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -139,8 +141,9 @@ fn system_call_filter_allows_what_the_node_does() {
     side.send("watch\r\n");
     side.take_through(b".\n");
     kill(pid, Signal::SIGHUP).unwrap();
-    side.rest(); // until its worker is replaced
-    until("the new workers", || serves(addresses[0]));
+    until("the new workers", || generation(&path("status.sock")) == Some(2));
+    side.take_through(b".\n"); // from one of them
+    until("the node to serve", || serves(addresses[0]));
     kill(pid, Signal::SIGTERM).unwrap();
     node.ends();
     let report = || fs::read_to_string(path("calls")).ok().filter(|text| text.ends_with("total\n"));
@@ -154,8 +157,18 @@ fn system_call_filter_allows_what_the_node_does() {
     }
 }
 
+/// The generation that all workers are of, as the status socket tells it.
+fn generation(socket: &Path) -> Option<u64> {
+    let mut document = String::new();
+    UnixStream::connect(socket).ok()?.read_to_string(&mut document).ok()?;
+    let document: serde_json::Value = serde_json::from_str(&document).ok()?;
+    let workers = document["workers"].as_array()?;
+    let generations: Option<Vec<u64>> =
+        workers.iter().map(|worker| worker["generation"].as_u64()).collect();
+    generations.filter(|all| all.windows(2).all(|pair| pair[0] == pair[1]))?.first().copied()
+}
+
 fn serves(http: SocketAddr) -> bool {
-    use std::io::Read;
     let mut answer = [0; 12];
     std::net::TcpStream::connect(http).is_ok_and(|mut stream| {
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").is_ok()

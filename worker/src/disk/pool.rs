@@ -95,7 +95,17 @@ impl<J: Job> Pool<J> {
 
     /// How many threads there may be from now on; surplus ones end when they are done.
     pub fn set_limit(&self, limit: usize) {
-        self.0.lock().limit = limit.max(1);
+        let mut state = self.0.lock();
+        state.limit = limit.max(1);
+        // Those that wait already do not wait for the next one to come.
+        let waiting = state.queue.len().saturating_sub(state.idle);
+        for _ in 0..waiting.min(state.limit.saturating_sub(state.threads.len())) {
+            if let Err(e) = self.start_thread(&mut state) {
+                log::error!("{}: cannot start a disk thread: {e}", self.0.name);
+                break;
+            }
+        }
+        drop(state);
         self.0.work.notify_all();
     }
 
@@ -213,6 +223,20 @@ mod tests {
         release_one.send(()).unwrap();
         done.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(pool.has_answered());
+        release_two.send(()).unwrap();
+    }
+
+    #[test]
+    fn raised_limit_helps_those_who_wait_already() {
+        let pool = Pool::new("test".into(), 1);
+        let (one, release_one, started_one) = blocker();
+        let (two, release_two, started_two) = blocker();
+        assert!(pool.submit(one, 9).is_ok());
+        started_one.recv().unwrap();
+        assert!(pool.submit(two, 9).is_ok());
+        pool.set_limit(2);
+        started_two.recv_timeout(Duration::from_secs(5)).unwrap();
+        release_one.send(()).unwrap();
         release_two.send(()).unwrap();
     }
 

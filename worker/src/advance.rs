@@ -1,10 +1,11 @@
 //! Moves one connection on until it has to wait, and does what the next step asks for: the one
 //! place that acts on what a connection waits for, while draining too.
 
-use crate::conn::{Ending, Read, Sending, State};
+use crate::conn::{Ending, Read, State};
 use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::exchange::{Op, Released};
+use crate::http::get::Transfer;
 use crate::spec::{Service, SiteId, WorkerId};
 use crate::timer::Wait;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -157,9 +158,8 @@ impl Worker {
     pub(crate) fn let_go(&mut self, site: SiteId, state: State) {
         match state {
             State::Sending(sending) => {
-                let Sending { transfer, mark, .. } = *sending;
-                let device = self.device(Device::key_of(site, &transfer.path));
-                self.close_file(&device, transfer.file, mark);
+                let Transfer { file, path, .. } = sending.transfer;
+                self.close_file(site, &path, file);
             }
             State::Blocked(op, _) => {
                 let path = match &op {

@@ -107,8 +107,6 @@ pub struct Sending {
     pub transfer: Transfer,
     /// Whose answer it is.
     pub request: Request,
-    /// Taken before the file was opened: [`crate::scoreboard::DeviceSlot::removal_mark`].
-    pub mark: Option<u64>,
 }
 
 /// What a read brought.

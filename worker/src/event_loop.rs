@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use slab::Slab;
 
@@ -26,6 +27,7 @@ use crate::drain::Drain;
 use crate::exchange::{Completions, Context, Done, Work};
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
+use crate::open_files::OpenFiles;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
@@ -68,6 +70,8 @@ pub(crate) struct Worker {
     pub(crate) used: HashMap<DeviceKey, u64>,
     /// When a device's directory was last asked for.
     pub(crate) wanted: HashMap<DeviceKey, u64>,
+    /// Files that stay open for a while.
+    pub(crate) files: OpenFiles,
     pub(crate) drain: Option<Drain>,
     /// fsck's digests, by device.
     pub(crate) fsck: HashMap<DeviceKey, FsckQueue>,
@@ -144,6 +148,7 @@ impl Worker {
             pools: HashMap::new(),
             used: HashMap::new(),
             wanted: HashMap::new(),
+            files: OpenFiles::new(getrlimit(Resource::RLIMIT_NOFILE)?.0),
             drain: None,
             fsck: HashMap::new(),
             watchers: Vec::new(),
@@ -181,7 +186,7 @@ impl Worker {
         self.slot.heartbeat.store(self.monotonic, Relaxed);
         for (_, device) in self.board.devices() {
             if device.owner() == self.id {
-                device.settle_removals();
+                device.settle_changes();
             }
         }
         self.slot.set_state(WorkerState::Running);

@@ -6,7 +6,7 @@ use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::exchange::{Answered, Need, Op, Outcome, Work};
 use crate::http::answer;
-use crate::http::get::{Get, Pumped, log_broken};
+use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::serve::Served;
@@ -165,9 +165,8 @@ impl Worker {
                 Next::Later
             }
             Pumped::Done => {
-                let (keep, mark) = (sending.transfer.keep, sending.mark);
-                let device = self.device_of(key, &sending.transfer.path);
-                self.close_file(&device, sending.transfer.file, mark);
+                let (site, Transfer { file, path, keep, .. }) = (conn.site, sending.transfer);
+                self.close_file(site, &path, file);
                 self.after_answer(key, keep, Ending::Plain)
             }
             broken => {

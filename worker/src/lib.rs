@@ -9,6 +9,7 @@
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
 //! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
+//! | [`open_files`] | hot files that stay open for a second |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `drain` | new connections; leaving |
 //! | `tick`, `timer`, `stall` | what is done by the clock; deadlines of connections; of devices |
@@ -35,6 +36,7 @@ pub mod handover;
 pub mod http;
 mod lend;
 mod lines;
+pub mod open_files;
 mod requests;
 pub mod scoreboard;
 mod serve;

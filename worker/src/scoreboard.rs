@@ -3,11 +3,17 @@
 //! so a crashed process can leave nothing locked or half-written that others wait for.
 
 use std::io;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
+use crate::disk::path::DevPath;
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::shm;
+
+mod changes;
+
+use changes::Changes;
+pub use changes::{Change, Mark};
 
 /// Worker slots: several generations live beside each other during a reload.
 pub const MAX_WORKERS: usize = 512;
@@ -107,8 +113,7 @@ pub struct DeviceSlot {
     pub oldest_ms: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
-    removals_begun: AtomicU64,
-    removals_done: AtomicU64,
+    changes: Changes,
     /// Odd while the owner writes the numbers below.
     usage_version: AtomicU64,
     available: AtomicU64,
@@ -338,26 +343,21 @@ impl DeviceSlot {
         self.busy.store(busy.unwrap_or(u32::MAX), Relaxed);
     }
 
-    /// To be held while a file loses a name: DELETE, and a PUT that replaces.
-    pub fn removal(&'static self) -> Removal {
-        self.removals_begun.fetch_add(1, AcqRel);
-        Removal(self)
+    /// To be held while a file loses a name or gets another content: DELETE, and a PUT to a name
+    /// that is there.
+    pub fn change(&'static self, path: &DevPath) -> Change {
+        self.changes.begin(path)
     }
 
     /// A new owner: what a killed one had begun is over.
-    pub fn settle_removals(&self) {
-        self.removals_done.store(self.removals_begun.load(Acquire), Release);
+    pub fn settle_changes(&self) {
+        self.changes.settle();
     }
 
-    /// A mark to take before a file is opened, for [`DeviceSlot::no_removal_since`].
-    pub fn removal_mark(&self) -> u64 {
-        self.removals_done.load(Acquire)
-    }
-
-    /// True when no worker has removed a file since the mark was taken, so that closing a file
-    /// opened after it frees no blocks.
-    pub fn no_removal_since(&self, mark: u64) -> bool {
-        self.removals_begun.load(Acquire) == mark
+    /// A mark to take before a file is opened. While it stands the file is what it was then, and
+    /// closing it frees no blocks.
+    pub fn mark(&'static self, path: &DevPath) -> Mark {
+        self.changes.mark(path)
     }
 
     /// The worker that has the device's disk threads.
@@ -381,21 +381,6 @@ fn read_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect();
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
-/// A file is losing a name; ends when dropped.
-#[derive(Debug)]
-pub struct Removal(&'static DeviceSlot);
-
-impl Drop for Removal {
-    /// Never past those begun: [`DeviceSlot::settle_removals`] may have counted this one already.
-    fn drop(&mut self) {
-        let begun = self.0.removals_begun.load(Acquire);
-        let _ = self
-            .0
-            .removals_done
-            .fetch_update(AcqRel, Acquire, |done| (done < begun).then_some(done + 1));
-    }
 }
 
 fn packed(key: DeviceKey) -> u64 {

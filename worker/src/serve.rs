@@ -1,7 +1,7 @@
 //! HTTP requests in the loop: what is answered at once, what the page cache can serve, what a disk
 //! thread must do and where. See DESIGN.md, "Where a request runs".
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -18,18 +18,19 @@ use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
-use crate::http::get::{self, Facts, Get, Transfer};
+use crate::http::get::{self, Extent, Get, Transfer};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
+use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::file;
 use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
-const SMALL: u64 = 64 * 1024;
+const SMALL: u64 = 16 * 1024;
 /// Files up to this size are sent by the loop when all their pages are there.
 const INLINE: u64 = 1024 * 1024;
 
@@ -99,16 +100,19 @@ impl Worker {
             get::answer_usage(&mut self.out, request, &usage, &text, &self.date, keep);
             return Served::Answered(keep);
         }
-        let device = self.device_of(key, &path);
+        let site = self.conns[key].site;
         if request.method == Method::Delete {
+            self.forget_file(site, &path);
+            let device = self.device_of(key, &path);
             let op = Op::Delete(Delete { path, keep: request.keep_alive });
             return self.on_disk(&device, op, keep);
         }
-        if !self.has_usage(self.conns[key].site, &path)
-            && let Some(served) = self.serve_cached(&device, &path, request, keep)
+        if !self.has_usage(site, &path)
+            && let Some(served) = self.serve_cached(site, &path, request, keep)
         {
             return served;
         }
+        let device = self.device_of(key, &path);
         let get = Get::new(path, *request, request.keep_alive);
         self.on_disk(&device, Op::Get(Box::new(get)), keep)
     }
@@ -118,6 +122,7 @@ impl Worker {
             return self.answer(Status::BadRequest400, false);
         };
         let device = self.device_of(key, &path);
+        self.forget_file(device.key.site, &path);
         match self.place(device.key) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
@@ -242,56 +247,71 @@ impl Worker {
     /// Way 1: everything is in memory. `None`: only the disk knows.
     fn serve_cached(
         &mut self,
-        device: &Arc<Device>,
+        site: SiteId,
         path: &DevPath,
         request: &Request,
         keep: bool,
     ) -> Option<Served> {
-        let dir = self.dir_for_reading(device)?;
-        let slot = self.board.device(device.key);
-        let mark = slot.map(|slot| slot.removal_mark());
-        let file = match open::cached(&dir, path.relative()) {
+        let file = match self.open_cached(site, path)? {
             Ok(file) => file,
             Err(e) => return self.cached_error(&e, keep),
         };
-        let facts = fstat(&file).ok()?;
         let start = self.out.len();
-        let planned = get::plan(&mut self.out, request, Facts::from(&facts), &self.date, keep);
-        let body = match planned {
-            Ok(body) => body,
-            Err(status) => {
-                self.close_file(device, file, mark);
-                return Some(self.answer(status, keep));
-            }
-        };
-        match body {
-            None => {}
-            Some(body) if body.len <= SMALL => {
+        let planned = get::plan(&mut self.out, request, file.facts, &self.date, keep);
+        let served = match planned {
+            Err(status) => Some(self.answer(status, keep)),
+            Ok(None) => Some(Served::Answered(keep)),
+            Ok(Some(body)) if body.len <= SMALL => {
                 let len = body.len as usize;
                 let read = file::read_cached(file.as_fd(), &mut self.out, len, body.offset);
-                if read.ok() != Some(len) {
-                    self.out.truncate(start);
-                    self.close_file(device, file, mark);
-                    return None;
-                }
-                self.slot.bytes_out.fetch_add(body.len, Relaxed);
+                (read.ok() == Some(len)).then(|| {
+                    self.slot.bytes_out.fetch_add(body.len, Relaxed);
+                    Served::Answered(keep)
+                })
             }
-            Some(body) => {
-                let owned = facts.st_uid == self.user || self.user == 0;
-                let inline = owned
-                    && body.len <= INLINE
-                    && file::resident(file.as_fd(), body.offset, body.len as usize);
-                if !inline {
-                    self.out.truncate(start);
-                    self.close_file(device, file, mark);
-                    return None;
-                }
+            Ok(Some(body)) if self.is_inline(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
-                return Some(Served::Send(Box::new(Sending { transfer, request: *request, mark })));
+                return Some(Served::Send(Box::new(Sending { transfer, request: *request })));
             }
+            Ok(Some(_)) => None,
+        };
+        if served.is_none() {
+            self.out.truncate(start);
         }
-        self.close_file(device, file, mark);
-        Some(Served::Answered(keep))
+        self.close_file(site, path, file);
+        served
+    }
+
+    /// Whether the loop may send a part of a file: mincore(2) tells the truth about it, and all
+    /// its pages are there.
+    fn is_inline(&self, file: &OpenFile, body: Extent) -> bool {
+        let told = file.owner == self.user || self.user == 0;
+        told && body.len <= INLINE && file.is_resident(body.offset, body.len)
+    }
+
+    /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.
+    pub(crate) fn open_cached(
+        &mut self,
+        site: SiteId,
+        path: &DevPath,
+    ) -> Option<std::io::Result<Arc<OpenFile>>> {
+        if let Some(file) = self.files.get(site, path, self.now) {
+            return Some(Ok(file));
+        }
+        let device = self.device(Device::key_of(site, path));
+        let dir = self.dir_for_reading(&device)?;
+        let mark = self.board.device(device.key).map(|slot| slot.mark(path));
+        let fd = match open::cached(&dir, path.relative()) {
+            Ok(fd) => fd,
+            Err(e) => return Some(Err(e)),
+        };
+        let stat = fstat(&fd).ok()?;
+        let file = Arc::new(OpenFile::new(fd, &stat, mark));
+        if let Some(dropped) = self.files.keep(site, path, &file, self.now) {
+            self.close_kept(dropped);
+        }
+        self.next_tick_soon();
+        Some(Ok(file))
     }
 
     /// The device's directory, where files may be looked up without waiting for a disk.
@@ -339,12 +359,34 @@ impl Worker {
     }
 
     /// The last close of a removed file frees its blocks, which may wait for the journal.
-    pub(crate) fn close_file(&mut self, device: &Arc<Device>, file: OwnedFd, mark: Option<u64>) {
-        let slot = self.board.device(device.key);
-        let removed = slot.zip(mark).is_none_or(|(slot, mark)| !slot.no_removal_since(mark));
-        if removed {
-            self.in_background(device, Op::Release(Released::File(file)));
+    pub(crate) fn close_file(&mut self, site: SiteId, path: &DevPath, file: Arc<OpenFile>) {
+        if let Some(file) = Arc::into_inner(file)
+            && !file.is_unchanged()
+        {
+            self.close_elsewhere(site, path, file);
         }
+    }
+
+    /// The same for a file that has been open long enough to be removed by hand.
+    pub(crate) fn close_kept(&mut self, dropped: Dropped) {
+        let Dropped { site, path, file } = dropped;
+        if let Some(file) = Arc::into_inner(file)
+            && (!file.is_unchanged() || file.is_removed())
+        {
+            self.close_elsewhere(site, &path, file);
+        }
+    }
+
+    /// A file about to be changed or removed is not kept: its blocks are to be free at once.
+    fn forget_file(&mut self, site: SiteId, path: &DevPath) {
+        if let Some(dropped) = self.files.forget(site, path) {
+            self.close_kept(dropped);
+        }
+    }
+
+    fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: OpenFile) {
+        let device = self.device(Device::key_of(site, path));
+        self.in_background(&device, Op::Release(Released::File(file.into_fd())));
     }
 
     /// Has a disk thread do something that no connection waits for.

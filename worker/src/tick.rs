@@ -33,6 +33,9 @@ impl Worker {
         self.expire();
         self.watch_devices();
         self.resume_listeners();
+        for dropped in self.files.sweep(self.now) {
+            self.close_kept(dropped);
+        }
         if self.out.capacity() > LARGE_OUTPUT {
             self.out = Vec::new();
         }
@@ -81,6 +84,7 @@ impl Worker {
         let timed = [Wait::Head, Wait::Body, Wait::Linger];
         self.drain.is_none()
             && self.used.is_empty()
+            && self.files.is_empty()
             && self.pools.values().all(|pool| pool.in_flight() == 0)
             && timed.iter().all(|wait| self.timers.oldest(*wait).is_none())
             && self.settings.idle_timeout.is_zero()

@@ -90,7 +90,8 @@ impl Incoming {
     }
 
     /// Gives the file its final name. `replacing` is called before a file that is there loses
-    /// its name to the new one, and what it returns is kept until that is done.
+    /// its name to the new one, and what it returns is kept until that is done; it is called too
+    /// when a file has been written in place.
     pub fn commit<G>(
         mut self,
         device: &Device,
@@ -99,7 +100,10 @@ impl Incoming {
     ) -> io::Result<()> {
         let dir = device.dir()?;
         match &mut self.place {
-            Place::Final => Ok(()),
+            Place::Final => {
+                replacing();
+                Ok(())
+            }
             Place::Anonymous => {
                 let link = || link_file(self.file.as_fd(), dir.as_fd(), path.relative());
                 match with_folders(&dir, path, link) {

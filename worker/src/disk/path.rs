@@ -39,6 +39,8 @@ const ORDINARY_MAX: usize = 37;
 const FID_DIGITS_MAX: usize = 20;
 /// The longest FID path of all (47 bytes) and its NUL.
 const ROOM: usize = ORDINARY_MAX - 10 + FID_DIGITS_MAX + 1;
+/// Where hashes start; any odd number would do.
+const HASH_SEED: u64 = 0x517c_c1b7_2722_0a95;
 
 impl DevId {
     /// The largest number a tracker's database can hold.
@@ -119,6 +121,19 @@ impl DevPath {
         Some((trim_slashes(&tail[..cut]), name))
     }
 
+    /// A hash of the file's name, the same for all spellings of its folder.
+    pub fn name_hash(&self) -> u64 {
+        let path = self.as_bytes();
+        let name = path.iter().rposition(|b| *b == b'/').map_or(path, |slash| &path[slash + 1..]);
+        name.iter().fold(HASH_SEED, |hash, byte| mix(hash, u64::from(*byte)))
+    }
+
+    /// A hash of all of it.
+    pub fn hash(&self) -> u64 {
+        let (words, _) = self.bytes.as_chunks::<8>();
+        words.iter().fold(HASH_SEED, |hash, word| mix(hash, u64::from_ne_bytes(*word)))
+    }
+
     /// Whether it is written as a folder.
     pub fn ends_with_slash(&self) -> bool {
         self.as_bytes().ends_with(b"/")
@@ -165,6 +180,12 @@ impl fmt::Debug for DevPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DevPath({self})")
     }
+}
+
+/// For tables in which a collision costs a little time and nothing else.
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
 }
 
 fn is_path_byte(byte: u8) -> bool {

@@ -47,7 +47,7 @@ impl Delete {
         let folder = std::ffi::CString::new(if folder.is_empty() { b"." } else { folder })?;
         let folder = open::inside(turn.device, &dir, &folder, folder_flags(), 0)?;
         turn.progress.touch();
-        let _removal = turn.slot.map(|slot| slot.removal());
+        let _change = turn.slot.map(|slot| slot.change(&self.path));
         Ok(unlinkat(folder, name, UnlinkatFlags::NoRemoveDir)?)
     }
 }

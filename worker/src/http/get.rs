@@ -2,7 +2,8 @@
 //! loop when everything is cached, and in a disk thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, fstat};
 
@@ -13,6 +14,7 @@ use crate::http::answer::{self, HttpDate, Status};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::{date_now, log_failure, status_of};
+use crate::open_files::OpenFile;
 use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
 
@@ -64,7 +66,7 @@ pub struct Get {
 #[derive(Debug)]
 pub struct Transfer {
     /// What is sent.
-    pub file: OwnedFd,
+    pub file: Arc<OpenFile>,
     /// Named in the log when the file shrinks.
     pub path: DevPath,
     /// What is left of it.
@@ -163,7 +165,13 @@ fn selection(request: &Request, size: u64, modified: i64) -> Selection {
 
 impl Transfer {
     /// A transfer whose head, if any is left, goes first.
-    pub fn new(file: OwnedFd, path: DevPath, rest: Extent, keep: bool, head: Vec<u8>) -> Self {
+    pub fn new(
+        file: Arc<OpenFile>,
+        path: DevPath,
+        rest: Extent,
+        keep: bool,
+        head: Vec<u8>,
+    ) -> Self {
         Transfer { file, path, rest, keep, head }
     }
 
@@ -298,12 +306,13 @@ impl Get {
             .device
             .dir()
             .and_then(|dir| open::for_reading(turn.device, &dir, self.path.relative()))
-            .and_then(|file| Ok((fstat(&file)?, file)));
+            .and_then(|fd| {
+                let stat = fstat(&fd)?;
+                Ok(OpenFile::new(fd, &stat, None))
+            });
         let planned = match opened {
-            Ok((facts, file)) => {
-                plan(&mut head, &self.request, Facts::from(&facts), &date_now(), keep)
-                    .map(|body| (body, file))
-            }
+            Ok(file) => plan(&mut head, &self.request, file.facts, &date_now(), keep)
+                .map(|body| (body, file)),
             Err(e) => {
                 let status = status_of(&e);
                 log_failure("GET", self.path.as_str(), status, &e);
@@ -311,7 +320,9 @@ impl Get {
             }
         };
         match planned {
-            Ok((Some(body), file)) => Ok(Transfer::new(file, self.path, body, keep, head)),
+            Ok((Some(body), file)) => {
+                Ok(Transfer::new(Arc::new(file), self.path, body, keep, head))
+            }
             Ok((None, _)) => Err(turn.answer(head, keep)),
             Err(status) => {
                 turn.count_error(status);

@@ -346,9 +346,10 @@ impl Put {
         if self.spooled {
             let target = Incoming::in_place(turn.device, &self.path)?;
             let step = || turn.progress.touch();
+            let _change = turn.slot.map(|slot| slot.change(&self.path));
             return copy_into(incoming.file(), target.file(), self.start, step);
         }
-        incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.removal()))
+        incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.change(&self.path)))
     }
 
     /// The file could not even be opened: nothing of the body has been taken.

@@ -31,22 +31,6 @@ fn full_table_refuses_without_losing_anything() {
 }
 
 #[test]
-fn removal_cut_off_by_a_kill_is_settled_by_the_next_owner() {
-    let board = Scoreboard::new().unwrap();
-    let slot = board.list_device(key(0, 1), WorkerId(0)).unwrap();
-    let mark = slot.removal_mark();
-    assert!(slot.no_removal_since(mark));
-    drop(slot.removal());
-    assert!(!slot.no_removal_since(mark));
-    assert!(slot.no_removal_since(slot.removal_mark()));
-    let cut_off = slot.removal();
-    assert!(!slot.no_removal_since(slot.removal_mark()));
-    slot.settle_removals();
-    drop(cut_off);
-    assert!(slot.no_removal_since(slot.removal_mark()));
-}
-
-#[test]
 fn usage_is_read_as_it_was_published() {
     let board = Scoreboard::new().unwrap();
     let slot = board.list_device(key(0, 1), WorkerId(0)).unwrap();

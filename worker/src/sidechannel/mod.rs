@@ -12,11 +12,8 @@ pub mod size;
 pub mod watch;
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-use nix::sys::stat::fstat;
 
 use crate::control::Up;
 use crate::disk::device::Device;
@@ -27,8 +24,7 @@ use crate::serve::Placed;
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::line::{Command, Kind};
 use crate::sidechannel::size::Size;
-use crate::spec::{DeviceKey, WorkerId};
-use crate::sys::file::{CACHED, open_below};
+use crate::spec::{DeviceKey, SiteId, WorkerId};
 
 /// What became of a line.
 #[derive(Debug)]
@@ -135,28 +131,29 @@ impl Worker {
             let (path, len) = (path.as_str(), text.len());
             return self.say(&format!("{path} {len}"));
         }
-        let device = self.device_of(key, &path);
-        let cached = match self.has_usage(self.conns[key].site, &path) {
+        let site = self.conns[key].site;
+        let cached = match self.has_usage(site, &path) {
             true => None,
-            false => self.cached_size(&device, &path),
+            false => self.cached_size(site, &path),
         };
         match cached {
             Some(size) => {
                 size::answer(&mut self.out, &path, Ok(size));
                 Heard::Answered
             }
-            None => self.ask_disk(&device, Op::Size(Size { path })),
+            None => {
+                let device = self.device_of(key, &path);
+                self.ask_disk(&device, Op::Size(Size { path }))
+            }
         }
     }
 
     /// The size, when no disk is needed to know it.
-    fn cached_size(&mut self, device: &Arc<Device>, path: &DevPath) -> Option<i64> {
-        let dir = self.dir_for_reading(device)?;
-        let mark = self.board.device(device.key).map(|slot| slot.removal_mark());
-        let file = open_below(dir.as_fd(), path.relative(), libc::O_PATH, 0, CACHED).ok()?;
-        let size = fstat(&file).ok().map(|facts| facts.st_size);
-        self.close_file(device, file, mark);
-        size
+    fn cached_size(&mut self, site: SiteId, path: &DevPath) -> Option<i64> {
+        let file = self.open_cached(site, path)?.ok()?;
+        let size = file.facts.size as i64;
+        self.close_file(site, path, file);
+        Some(size)
     }
 
     fn digest(&mut self, key: usize, path: DevPath, kind: Kind, fsck: bool) -> Heard {

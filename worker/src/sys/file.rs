@@ -97,40 +97,54 @@ pub fn sendfile(
     Ok(check(n as libc::c_long)? as usize)
 }
 
-/// True when every page of the range is in the page cache and up to date: mincore(2).
-///
-/// The kernel calls all pages resident for a file that the caller neither owns nor may write, so
-/// ask only about files of one's own. `offset` is rounded down to a page.
-#[expect(unsafe_code, reason = "mmap, mincore")]
-pub fn resident(file: BorrowedFd<'_>, offset: u64, len: usize) -> bool {
-    const PAGE: u64 = 4096;
-    const MOST: usize = 512;
-    let start = offset / PAGE * PAGE;
-    let len = len + (offset - start) as usize;
-    let pages = len.div_ceil(PAGE as usize);
-    if pages == 0 || pages > MOST {
-        return pages == 0;
+/// A file's pages, mapped to be asked about, never to be touched.
+#[derive(Debug)]
+pub struct View {
+    address: usize,
+    len: usize,
+}
+
+impl View {
+    /// The first `len` bytes of a file, rounded up to a page: mmap(2). `None`: nothing can be mapped.
+    #[expect(unsafe_code, reason = "mmap")]
+    pub fn new(file: BorrowedFd<'_>, len: u64) -> Option<View> {
+        let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
+        let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+        // SAFETY: a fresh mapping at an address of the kernel's choice, never read or written.
+        let address =
+            unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
+        (address != libc::MAP_FAILED).then_some(View { address: address as usize, len })
     }
-    let mut seen = [0u8; MOST];
-    // SAFETY: a fresh mapping at an address of the kernel's choice, never read or written here.
-    let address = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            len,
-            libc::PROT_READ,
-            libc::MAP_SHARED,
-            file.as_raw_fd(),
-            start as libc::off_t,
-        )
-    };
-    if address == libc::MAP_FAILED {
-        return false;
+
+    /// True when every page of a part is in the page cache and up to date: mincore(2). At most
+    /// 2 MiB at a time; more is never there.
+    ///
+    /// The kernel calls all pages resident for a file that the caller neither owns nor may write,
+    /// so ask only about files of one's own. Pages past a file that has shrunk are not there.
+    #[expect(unsafe_code, reason = "mincore")]
+    pub fn is_resident(&self, offset: u64, len: u64) -> bool {
+        const PAGE: u64 = 4096;
+        const MOST: usize = 513;
+        let start = offset / PAGE * PAGE;
+        let pages = (offset + len - start).div_ceil(PAGE) as usize;
+        if pages > MOST || offset + len > self.len as u64 {
+            return false;
+        }
+        let mut seen = [0u8; MOST];
+        let address = (self.address + start as usize) as *mut libc::c_void;
+        // SAFETY: the range lies in our mapping, `seen` has a byte for each of its pages.
+        let result =
+            unsafe { libc::mincore(address, (offset + len - start) as usize, seen.as_mut_ptr()) };
+        result == 0 && seen[..pages].iter().all(|page| page & 1 == 1)
     }
-    // SAFETY: the mapping covers `len` bytes, `seen` has a byte for each of its pages.
-    let result = unsafe { libc::mincore(address, len, seen.as_mut_ptr()) };
-    // SAFETY: just mapped, used nowhere else.
-    unsafe { libc::munmap(address, len) };
-    result == 0 && seen[..pages].iter().all(|page| page & 1 == 1)
+}
+
+impl Drop for View {
+    #[expect(unsafe_code, reason = "munmap")]
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which nothing refers.
+        unsafe { libc::munmap(self.address as *mut libc::c_void, self.len) };
+    }
 }
 
 /// Gives an anonymous file (O_TMPFILE) a name: linkat(2). `EEXIST`: the name is taken.
@@ -229,10 +243,15 @@ mod tests {
         let path = folder.path().join("file");
         std::fs::write(&path, vec![1; 100_000]).unwrap();
         let file = File::open(&path).unwrap();
-        assert!(resident(file.as_fd(), 5000, 95_000));
+        let view = View::new(file.as_fd(), 100_000).unwrap();
+        assert!(view.is_resident(5000, 95_000));
+        assert!(!view.is_resident(5000, 95_001));
+        File::options().write(true).open(&path).unwrap().set_len(50_000).unwrap();
+        assert!(!view.is_resident(5000, 95_000));
         let hole = File::create_new(folder.path().join("hole")).unwrap();
         hole.set_len(100_000).unwrap();
         let hole = File::open(folder.path().join("hole")).unwrap();
-        assert!(!resident(hole.as_fd(), 0, 100_000));
+        assert!(!View::new(hole.as_fd(), 100_000).unwrap().is_resident(0, 100_000));
+        assert!(View::new(hole.as_fd(), 0).is_none());
     }
 }

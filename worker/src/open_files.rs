@@ -1,0 +1,307 @@
+//! Files that were asked for again within a short time stay open for a second: a hot file then
+//! costs no open, no fstat and no close. Loop thread only.
+//!
+//! An entry counts while its [`Mark`](crate::scoreboard::Mark) stands, and for [`LIFE_MS`] at
+//! most, so that what was changed or removed by hand is noticed too. [`OpenFiles::sweep`] gives up
+//! the others soon after: an open file keeps the blocks of a removed one, and a disk mounted.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+
+use nix::sys::stat::{FileStat, fstat};
+use slab::Slab;
+
+use crate::disk::path::DevPath;
+use crate::http::get::Facts;
+use crate::scoreboard::Mark;
+use crate::spec::SiteId;
+use crate::sys::file::View;
+
+/// Milliseconds that a file is kept.
+const LIFE_MS: u64 = 1000;
+/// Places for one hash value.
+const WAYS: usize = 4;
+/// Most files kept, whatever the process may open.
+const MOST: usize = 2048;
+/// First requests remembered, so that only second ones make a file stay.
+const REMEMBERED: usize = 4096;
+
+/// An open file with what was found out about it.
+#[derive(Debug)]
+pub struct OpenFile {
+    fd: OwnedFd,
+    /// What answers need to know.
+    pub facts: Facts,
+    /// Its owner's user number.
+    pub owner: u32,
+    mark: Option<Mark>,
+    view: OnceLock<Option<View>>,
+}
+
+/// The files that are kept.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    entries: Slab<Entry>,
+    /// Keys of entries, plus one.
+    sets: Vec<[u32; WAYS]>,
+    /// Hashes of paths asked for lately.
+    recent: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    site: SiteId,
+    path: DevPath,
+    until: u64,
+    file: Arc<OpenFile>,
+}
+
+/// A file that is kept no more, for its device to close.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    pub(crate) site: SiteId,
+    pub(crate) path: DevPath,
+    pub(crate) file: Arc<OpenFile>,
+}
+
+impl OpenFile {
+    /// `mark`: taken before the file was opened; `None` where changes are not counted.
+    pub fn new(fd: OwnedFd, stat: &FileStat, mark: Option<Mark>) -> OpenFile {
+        let (facts, owner) = (Facts::from(stat), stat.st_uid);
+        OpenFile { fd, facts, owner, mark, view: OnceLock::new() }
+    }
+
+    /// True when no worker has changed it since, so that closing it frees no blocks.
+    pub fn is_unchanged(&self) -> bool {
+        self.mark.is_some_and(|mark| mark.stands())
+    }
+
+    /// True when it has no name any more, whoever took it away.
+    pub fn is_removed(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    /// Whether a part of it is in the page cache: [`View::is_resident`] has the conditions.
+    pub fn is_resident(&self, offset: u64, len: u64) -> bool {
+        let view = self.view.get_or_init(|| View::new(self.fd.as_fd(), self.facts.size));
+        view.as_ref().is_some_and(|view| view.is_resident(offset, len))
+    }
+
+    /// The descriptor, to be closed where that may take its time.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl OpenFiles {
+    /// Room for an eighth of the descriptors that the process may have: RLIMIT_NOFILE, getrlimit(2).
+    pub(crate) fn new(descriptors: u64) -> OpenFiles {
+        let most = (descriptors / 8).clamp(WAYS as u64, MOST as u64) as usize;
+        let sets = vec![[0; WAYS]; most / WAYS];
+        OpenFiles { entries: Slab::new(), sets, recent: vec![0; REMEMBERED] }
+    }
+
+    /// The file of a path, if it is kept and as it was.
+    pub(crate) fn get(&self, site: SiteId, path: &DevPath, now: u64) -> Option<Arc<OpenFile>> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let (_, key) = self.find(site, path, path.hash())?;
+        let entry = &self.entries[key];
+        let good = now < entry.until && entry.file.is_unchanged();
+        good.then(|| Arc::clone(&entry.file))
+    }
+
+    /// Keeps a file just opened, if its path has been asked for before. Returns the one that had
+    /// to make room.
+    pub(crate) fn keep(
+        &mut self,
+        site: SiteId,
+        path: &DevPath,
+        file: &Arc<OpenFile>,
+        now: u64,
+    ) -> Option<Dropped> {
+        let hash = path.hash();
+        let recent = &mut self.recent[hash as usize % REMEMBERED];
+        let tag = (hash >> 32) as u32;
+        if std::mem::replace(recent, tag) != tag || !file.is_unchanged() {
+            return None;
+        }
+        let set = self.set_of(hash);
+        let way = match self.find(site, path, hash) {
+            Some((way, _)) => way,
+            None => self.oldest_way(set),
+        };
+        let dropped = self.remove(set, way);
+        let entry = Entry { site, path: *path, until: now + LIFE_MS, file: Arc::clone(file) };
+        self.sets[set][way] = self.entries.insert(entry) as u32 + 1;
+        dropped
+    }
+
+    /// Gives a file up before its time.
+    pub(crate) fn forget(&mut self, site: SiteId, path: &DevPath) -> Option<Dropped> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let hash = path.hash();
+        let (way, _) = self.find(site, path, hash)?;
+        self.remove(self.set_of(hash), way)
+    }
+
+    /// Gives up those that do not count any more.
+    pub(crate) fn sweep(&mut self, now: u64) -> Vec<Dropped> {
+        let over = |entry: &Entry| now >= entry.until || !entry.file.is_unchanged();
+        let over: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| over(entry))
+            .map(|(_, entry)| (entry.site, entry.path))
+            .collect();
+        over.iter().filter_map(|(site, path)| self.forget(*site, path)).collect()
+    }
+
+    /// True when none is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn find(&self, site: SiteId, path: &DevPath, hash: u64) -> Option<(usize, usize)> {
+        let ways = self.sets[self.set_of(hash)].iter().enumerate();
+        let mut taken =
+            ways.filter(|(_, key)| **key != 0).map(|(way, key)| (way, *key as usize - 1));
+        taken.find(|(_, key)| {
+            let entry = &self.entries[*key];
+            entry.path == *path && entry.site == site
+        })
+    }
+
+    fn set_of(&self, hash: u64) -> usize {
+        hash as usize % self.sets.len()
+    }
+
+    /// A free place, or that of the file that has been kept longest.
+    fn oldest_way(&self, set: usize) -> usize {
+        let since = |key: u32| match key {
+            0 => 0,
+            key => self.entries[key as usize - 1].until,
+        };
+        let ways = self.sets[set].iter().enumerate();
+        ways.min_by_key(|(_, key)| since(**key)).map_or(0, |(way, _)| way)
+    }
+
+    fn remove(&mut self, set: usize, way: usize) -> Option<Dropped> {
+        let key = std::mem::take(&mut self.sets[set][way]).checked_sub(1)?;
+        let Entry { site, path, file, .. } = self.entries.try_remove(key as usize)?;
+        Some(Dropped { site, path, file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fs::File;
+
+    use super::*;
+    use crate::scoreboard::Scoreboard;
+    use crate::spec::{DeviceKey, WorkerId};
+
+    const SITE: SiteId = SiteId(0);
+    const ROOM: usize = 256;
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        board: Scoreboard,
+        files: OpenFiles,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let board = Scoreboard::new().unwrap();
+            board.list_device(DeviceKey { site: SITE, devid: 1 }, WorkerId(0)).unwrap();
+            Bench {
+                folder: tempfile::tempdir().unwrap(),
+                board,
+                files: OpenFiles::new(ROOM as u64 * 8),
+            }
+        }
+
+        fn open(&self, path: &DevPath) -> Arc<OpenFile> {
+            let slot = self.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
+            let mark = slot.mark(path);
+            let name = self.folder.path().join(path.hash().to_string());
+            let file = File::options().write(true).create(true).truncate(false).open(name).unwrap();
+            let stat = fstat(&file).unwrap();
+            Arc::new(OpenFile::new(file.into(), &stat, Some(mark)))
+        }
+
+        fn ask_twice(&mut self, path: &DevPath, now: u64) -> Option<Dropped> {
+            let file = self.open(path);
+            assert!(self.files.keep(SITE, path, &file, now).is_none());
+            self.files.keep(SITE, path, &file, now)
+        }
+    }
+
+    fn path(n: usize) -> DevPath {
+        DevPath::parse(format!("/dev1/0/000/000/{n:010}.fid").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn file_stays_from_its_second_request_on_for_a_second() {
+        let mut bench = Bench::new();
+        let file = bench.open(&path(1));
+        assert!(bench.files.keep(SITE, &path(1), &file, 10).is_none());
+        assert!(bench.files.get(SITE, &path(1), 10).is_none());
+        assert!(bench.files.keep(SITE, &path(1), &file, 20).is_none());
+        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), 1019).unwrap(), &file));
+        assert!(bench.files.get(SiteId(1), &path(1), 20).is_none());
+        assert!(bench.files.get(SITE, &path(1), 1020).is_none());
+        assert!(bench.files.sweep(1019).is_empty());
+        let dropped = bench.files.sweep(1020);
+        assert_eq!(dropped.len(), 1);
+        assert!(Arc::ptr_eq(&dropped[0].file, &file) && dropped[0].path == path(1));
+        assert!(bench.files.is_empty());
+    }
+
+    #[test]
+    fn changed_file_is_not_served_and_is_given_up() {
+        let mut bench = Bench::new();
+        bench.ask_twice(&path(1), 0);
+        assert!(bench.files.get(SITE, &path(1), 1).is_some());
+        let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
+        let change = slot.change(&path(1));
+        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert!(bench.ask_twice(&path(2), 1).is_none());
+        // Opened while it changes: which content it is, nobody knows.
+        bench.ask_twice(&path(1), 1);
+        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        drop(change);
+        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert_eq!(bench.files.sweep(1).len(), 1);
+        bench.ask_twice(&path(1), 1);
+        assert!(bench.files.get(SITE, &path(1), 1).is_some());
+        assert!(bench.files.forget(SITE, &path(1)).is_some());
+        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+    }
+
+    #[test]
+    fn number_of_files_is_bounded_and_none_is_lost() {
+        let mut bench = Bench::new();
+        let asked = 3 * ROOM;
+        let mut displaced = HashSet::new();
+        for n in 0..asked {
+            displaced.extend(bench.ask_twice(&path(n), n as u64 / 100).map(|d| d.path.hash()));
+        }
+        assert!(bench.files.entries.len() <= ROOM);
+        let kept = (0..asked).filter(|n| bench.files.get(SITE, &path(*n), 0).is_some()).count();
+        assert_eq!(kept, bench.files.entries.len());
+        assert_eq!(kept + displaced.len(), asked);
+        assert_eq!(bench.files.sweep(u64::MAX).len(), kept);
+        assert!(bench.files.sets.iter().flatten().all(|key| *key == 0));
+    }
+}

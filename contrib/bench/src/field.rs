@@ -1,0 +1,157 @@
+//! Everything that is up while the cases are measured: the files, and all servers.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
+
+use crate::args::Args;
+use crate::cases::{BASELINE, Case, Kind, NGINX, OURS, PLAIN_PUT};
+use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
+use crate::corpus::{Corpus, HUGE, LARGE, MEDIUM, SMALL, Set};
+use crate::cpu;
+use crate::failure::{Failure, Outcome};
+use crate::local::{OpenSsl, RawStat};
+use crate::report;
+use crate::rounds::{self, Measured};
+use crate::scratch::{Scratch, Shape};
+use crate::servers::{Kind as ServerKind, Plan, Settings, find, version};
+
+const SETS: [Set; 4] = [SMALL, MEDIUM, LARGE, HUGE];
+const SHAPE: Shape = Shape { size: 4 << 30, inodes: None };
+/// Each server's PUTs have so many numbers of their own.
+const NUMBERS: u64 = 100_000_000;
+/// Connections that every server is set up for.
+const CONNECTIONS: usize = 50_000;
+
+/// The files and the servers. Those end before the files go.
+pub struct Field {
+    entrants: Vec<Entrant>,
+    arena: Arena,
+}
+
+impl Field {
+    /// Makes the files, starts the servers, and compares every file that they give.
+    pub fn set_up(args: &Args) -> Outcome<Field> {
+        raise_descriptors()?;
+        let plans = plans(args)?;
+        let scratch = Scratch::new(args.dir.as_deref(), SHAPE)?;
+        cpu::pin(cpu::LOAD)?;
+        let docroot = scratch.top().join("docroot");
+        let corpus = Corpus::create(&docroot, &SETS)?;
+        scratch.settle()?;
+        let arena = Arena { scratch, corpus, slice: args.slice() };
+        let mut field = Field { entrants: Vec::new(), arena };
+        for plan in plans {
+            let settings = Settings {
+                docroot: docroot.clone(),
+                folder: field.arena.scratch.top().join(plan.name),
+                workers: args.workers,
+                connections: CONNECTIONS,
+            };
+            let server = plan.start(&settings)?;
+            let next = Cell::new((field.entrants.len() as u64 + 1) * NUMBERS);
+            field.entrants.push(Entrant { plan, server, next });
+        }
+        for entrant in &field.entrants {
+            check_files(&field.arena, entrant, &SETS)?;
+        }
+        Ok(field)
+    }
+
+    /// Runs the rounds of a case.
+    pub fn measure(&self, case: &'static Case, args: &Args) -> Outcome<Measured> {
+        let contestants = self.contestants(case)?;
+        rounds::run(case, contestants, args.rounds())
+    }
+
+    /// What the JSON document says of the run.
+    pub fn about(&self, args: &Args) -> Value {
+        let plans: Vec<&Plan> = self.entrants.iter().map(|entrant| &entrant.plan).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut about = report::about(&plans, args.commit.as_deref(), self.arena.scratch.kind());
+        about["unix_time"] = now.as_secs().into();
+        about["slice_ms"] = (self.arena.slice.as_millis() as u64).into();
+        about["workers"] = args.workers.into();
+        about
+    }
+
+    fn contestants(&self, case: &'static Case) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
+        let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
+        for entrant in &self.entrants {
+            if case.kind.writes() && entrant.plan.kind == ServerKind::NginxCached {
+                continue;
+            }
+            if let Some(loaded) = Loaded::new(&self.arena, entrant, case, entrant.plan.name)? {
+                contestants.push(Box::new(loaded));
+            }
+        }
+        if matches!(case.kind, Kind::Size) {
+            contestants.push(Box::new(RawStat::new(&self.arena, SMALL)));
+        }
+        if let Kind::PutDigest(size) = case.kind {
+            self.entrants[0].refuses_wrong_digest(&self.arena)?;
+            let plain = Case { kind: Kind::Put(size), ..*case };
+            let plain = Loaded::new(&self.arena, &self.entrants[0], &plain, PLAIN_PUT)?;
+            contestants.extend(plain.map(|plain| Box::new(plain) as Box<dyn Contestant>));
+        }
+        if matches!(case.kind, Kind::Digest(_) | Kind::PutDigest(_)) {
+            match find("openssl".as_ref()) {
+                Some(binary) => {
+                    contestants.push(Box::new(OpenSsl::new(&self.arena, binary, HUGE)?));
+                }
+                None => eprintln!("absent: openssl"),
+            }
+        }
+        Ok(contestants)
+    }
+}
+
+/// Whom there is to start: ours first.
+fn plans(args: &Args) -> Outcome<Vec<Plan>> {
+    let mut plans = vec![own(OURS, &args.rmogstored)?];
+    if let Some(baseline) = &args.baseline {
+        plans.push(own(BASELINE, baseline)?);
+    }
+    let peers = [
+        (NGINX, ServerKind::Nginx, Path::new("nginx"), "-v"),
+        ("nginx-cache", ServerKind::NginxCached, Path::new("nginx"), "-v"),
+        ("lighttpd", ServerKind::Lighttpd, Path::new("lighttpd"), "-v"),
+        ("cmogstored", ServerKind::Cmogstored, &args.cmogstored, "-V"),
+    ];
+    if let Some(wanted) = &args.peers {
+        let known = |name: &&String| peers.iter().any(|peer| peer.0 == name.as_str());
+        if let Some(unknown) = wanted.iter().find(|name| !known(name)) {
+            return Err(Failure::new(format!("no peer '{unknown}'")));
+        }
+    }
+    for (name, kind, program, option) in peers {
+        let wanted = args.peers.as_ref();
+        if wanted.is_some_and(|wanted| !wanted.iter().any(|wanted| wanted == name)) {
+            continue;
+        }
+        match find(program) {
+            Some(binary) => {
+                let version = version(&binary, option);
+                plans.push(Plan { name, kind, binary, version });
+            }
+            None => eprintln!("absent: {name}"),
+        }
+    }
+    Ok(plans)
+}
+
+fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
+    let binary =
+        find(program).ok_or_else(|| Failure::new(format!("{} is not there", program.display())))?;
+    let version = version(&binary, "-V");
+    Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version })
+}
+
+/// Servers inherit it.
+fn raise_descriptors() -> Outcome<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}

@@ -1,0 +1,69 @@
+//! Measures rmogstored beside other servers. README.md tells what the numbers mean.
+//!
+//! - [`cases`]: what is measured and what is aimed at; [`args`]: the command line
+//! - [`servers`]: how each server is configured, started, ended; [`scratch`]: the file system
+//! - [`corpus`]: the files; [`work`]: requests and expected answers; [`http`]: reading answers
+//! - [`load`]: the closed loop; [`cpu`]: pinning, and what processes have cost
+//! - [`contest`]: a slice of load; [`local`]: what is no server; [`rounds`]: taking turns
+//! - [`stats`], [`report`]: from values to a table; [`failure`]: what ends a run
+
+mod args;
+mod cases;
+mod contest;
+mod corpus;
+mod cpu;
+mod failure;
+mod field;
+mod http;
+mod load;
+mod local;
+mod report;
+mod rounds;
+mod scratch;
+mod servers;
+mod stats;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Args;
+use cases::CASES;
+use failure::Outcome;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.list {
+        for case in CASES {
+            println!("{:<10} {} ({})", case.name, case.title, case.unit.name());
+        }
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("rmogstored-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Outcome<()> {
+    let cases = args.cases()?;
+    failure::heed_signals()?;
+    let field = field::Field::set_up(args)?;
+    let mut all = Vec::new();
+    for case in cases {
+        let measured = field.measure(case, args)?;
+        report::print(&measured);
+        all.push(measured);
+    }
+    if all.len() > 1 {
+        report::summarize(&all);
+    }
+    match &args.json {
+        Some(file) => report::write_json(file, &all, field.about(args)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,82 @@
+//! Medians and the like, and the order in which servers take their turns.
+
+/// Median and quartiles of some values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// A quarter of the values is below it.
+    pub low: f64,
+    /// Half of them.
+    pub median: f64,
+    /// Three quarters.
+    pub high: f64,
+}
+
+impl Spread {
+    /// `None` without values.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Spread> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let at = |share| quantile(&values, share);
+        Some(Spread { low: at(0.25)?, median: at(0.5)?, high: at(0.75)? })
+    }
+}
+
+/// The value below which this share of sorted ones lies, between two of them where need be.
+pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let place = sorted.len().checked_sub(1)? as f64 * share;
+    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    Some(below + (above - below) * place.fract())
+}
+
+/// Who goes when in a round: A B C, B C A, C A B, and in every other cycle backwards, so that
+/// nobody always follows the same one.
+pub fn order(contestants: usize, round: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..contestants).collect();
+    if contestants > 0 {
+        order.rotate_left(round % contestants);
+        if round / contestants % 2 == 1 {
+            order.reverse();
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_odd_and_even_counts() {
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]).unwrap().median, 2.0);
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).unwrap().median, 2.5);
+        assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn quartiles_lie_between_values() {
+        let spread = Spread::of([1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        assert_eq!((spread.low, spread.high), (2.0, 4.0));
+        assert_eq!(Spread::of([7.0]).unwrap(), Spread { low: 7.0, median: 7.0, high: 7.0 });
+    }
+
+    #[test]
+    fn everybody_goes_once_a_round_and_first_equally_often() {
+        let mut first = [0; 4];
+        for round in 0..16 {
+            let order = order(4, round);
+            first[order[0]] += 1;
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3]);
+        }
+        assert_eq!(first, [4; 4]);
+    }
+
+    #[test]
+    fn rounds_rotate_then_run_backwards() {
+        assert_eq!(order(3, 0), [0, 1, 2]);
+        assert_eq!(order(3, 1), [1, 2, 0]);
+        assert_eq!(order(3, 3), [2, 1, 0]);
+        assert_eq!(order(0, 5), [0; 0]);
+    }
+}

@@ -65,9 +65,9 @@ impl Worker {
             State::Reading(scan) => self.read_requests(key, scan),
             State::Discarding(discard) => self.discard(key, discard),
             State::Sending(sending) => self.send_file(key, sending),
-            State::Blocked(op, need) => self.resume(key, op, need),
+            State::Blocked(op, need) => self.resume(key, *op, need),
             State::Lingering => self.linger(key),
-            State::Queued(device, op) => self.wait_for_turn(key, device, op),
+            State::Queued(device, op) => self.wait_for_turn(key, device, *op),
             State::Watching => self.ignore_input(key),
             State::Lent => Next::Lent,
         }
@@ -148,8 +148,10 @@ impl Worker {
     pub(crate) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
         let Some(conn) = self.conns.get(key) else { return };
-        if let State::Blocked(Op::Put(put), _) = &conn.state {
-            put.log_vanished(conn.fd(), conn.peer, "Connection timed out");
+        if let State::Blocked(op, _) = &conn.state
+            && let Op::Put(put) = &**op
+        {
+            put.log_vanished(conn.fd(), conn.peer(), "Connection timed out");
         }
         self.close(key);
     }
@@ -162,13 +164,13 @@ impl Worker {
                 self.close_file(site, &path, file);
             }
             State::Blocked(op, _) => {
-                let path = match &op {
+                let path = match &*op {
                     Op::Put(put) => *put.path(),
                     Op::Get(get) => *get.path(),
                     _ => return,
                 };
                 let device = self.device(Device::key_of(site, &path));
-                self.in_background(&device, Op::Release(Released::Op(Box::new(op))));
+                self.in_background(&device, Op::Release(Released::Op(op)));
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 //! sent, and what it waits for. An idle connection owns no buffer.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Conn {
     /// Shared with the disk thread that borrows it.
     pub socket: Arc<OwnedFd>,
     /// Who is on the other side.
-    pub peer: SocketAddr,
+    peer: Peer,
     /// What is spoken.
     pub service: Service,
     /// Which docroot it is about.
@@ -42,6 +42,28 @@ pub struct Conn {
     pub output: Vec<u8>,
 }
 
+/// An address and a port in little space: idle connections are many.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// An IPv4 address as RFC 4291 section 2.5.5.2 maps it.
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl Peer {
+    fn new(address: SocketAddr) -> Peer {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Peer { ip: ip.octets(), port: address.port() }
+    }
+
+    fn address(self) -> SocketAddr {
+        SocketAddr::new(Ipv6Addr::from(self.ip).to_canonical(), self.port)
+    }
+}
+
 /// What a connection is in the middle of.
 #[derive(Debug)]
 pub enum State {
@@ -54,9 +76,9 @@ pub enum State {
     /// A disk thread has the socket.
     Lent,
     /// An operation waits for the socket.
-    Blocked(Op, Need),
+    Blocked(Box<Op>, Need),
     /// Waits until fsck's earlier digests on the device are done.
-    Queued(Arc<Device>, Op),
+    Queued(Arc<Device>, Box<Op>),
     /// Gets the disk load once a second, for as long as it lives.
     Watching,
     /// Closed for writing; what still comes is thrown away so that the answer is not lost.
@@ -107,6 +129,8 @@ pub struct Sending {
     pub transfer: Transfer,
     /// Whose answer it is.
     pub request: Request,
+    /// The peer did not take more when it was last tried.
+    pub waits: bool,
 }
 
 /// What a read brought.
@@ -133,7 +157,7 @@ impl Conn {
     ) -> Conn {
         Conn {
             socket: Arc::new(socket),
-            peer,
+            peer: Peer::new(peer),
             service,
             site,
             readable: false,
@@ -149,6 +173,11 @@ impl Conn {
     /// True while a disk thread has the socket.
     pub fn is_lent(&self) -> bool {
         matches!(self.state, State::Lent)
+    }
+
+    /// Who is on the other side.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer.address()
     }
 
     /// Its socket.
@@ -205,6 +234,24 @@ impl Conn {
         match socket::send(self.fd(), bytes, more) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connection_takes_little_room() {
+        assert!(size_of::<Conn>() <= 112, "{}", size_of::<Conn>());
+    }
+
+    #[test]
+    fn peer_keeps_address_and_port() {
+        for text in ["127.0.0.1:7500", "[2001:db8::1]:65535", "[::1]:1"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(Peer::new(address).address(), address);
         }
     }
 }

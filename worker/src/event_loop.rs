@@ -45,10 +45,10 @@ pub(crate) const IOSTAT: usize = 4;
 /// Token of the first listener.
 pub(crate) const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
-const FIRST_CONN: usize = 4096;
+pub(crate) const FIRST_CONN: usize = 4096;
 
 /// Read buffer of the loop; connections borrow it one at a time.
-const READ_BUFFER: usize = 64 * 1024;
+const READ_BUFFER: usize = 16 * 1024;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -131,6 +131,7 @@ impl Worker {
             slot,
             draining: AtomicBool::new(false),
             completions: Completions::new(waker),
+            epoll: socket::duplicate(poll.registry())?,
         };
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
         Ok(Worker {

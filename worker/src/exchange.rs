@@ -2,6 +2,7 @@
 //! the way there, an outcome on the way back. The thread borrows the socket: until the outcome is
 //! back the loop neither reads nor writes it.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
@@ -10,10 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mio::Waker;
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::disk::device::Device;
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage::{self, Usage};
+use crate::event_loop::FIRST_CONN;
 use crate::http::answer::Status;
 use crate::http::delete::Delete;
 use crate::http::get::Get;
@@ -23,6 +26,9 @@ use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
 use crate::sys::socket;
+
+/// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
+const PATIENCE: u8 = 4;
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -176,6 +182,8 @@ pub struct Context {
     pub draining: AtomicBool,
     /// The way back to the loop.
     pub completions: Completions,
+    /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
+    pub epoll: OwnedFd,
 }
 
 /// An operation with all it needs, as it waits in a device's queue.
@@ -211,6 +219,8 @@ pub struct Turn<'a> {
     pub progress: &'a Progress,
     context: &'a Context,
     more_input: bool,
+    token: usize,
+    muted: Cell<bool>,
 }
 
 /// What a turn came to.
@@ -223,6 +233,32 @@ pub enum Turned {
 }
 
 impl Turn<'_> {
+    /// Waits a moment for the peer while no other operation needs the thread: cheaper than a way
+    /// to the loop and back for each piece of a large file. False: the loop should wait.
+    pub fn wait_for(&self, need: Need) -> bool {
+        if self.progress.is_wanted() {
+            return false;
+        }
+        if !self.muted.replace(true) {
+            self.set_interest(false);
+        }
+        self.progress.rest();
+        let flags = match need {
+            Need::Read => PollFlags::POLLIN,
+            Need::Write => PollFlags::POLLOUT,
+        };
+        let ready = poll(&mut [PollFd::new(self.socket, flags)], PATIENCE);
+        self.progress.touch();
+        ready.is_ok_and(|n| n > 0)
+    }
+
+    fn set_interest(&self, interested: bool) {
+        let epoll = self.context.epoll.as_fd();
+        if let Err(e) = socket::change_interest(epoll, self.socket, self.token, interested) {
+            log::error!("{}: epoll_ctl: {e}", self.peer);
+        }
+    }
+
     /// Whether the connection may live on: not while draining, unless more was asked already.
     pub fn may_keep(&self, keep: bool) -> bool {
         keep && (self.more_input || !self.context.draining.load(Relaxed))
@@ -322,15 +358,21 @@ impl Work {
             progress,
             context: &self.context,
             more_input: self.more_input,
+            token: FIRST_CONN + self.key.unwrap_or_default(),
+            muted: Cell::new(false),
         };
-        match op {
+        let turned = match op {
             Op::Get(get) => get.run(&turn),
             Op::Put(put) => put.run(&turn),
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
             Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
+        };
+        if turn.muted.get() {
+            turn.set_interest(true);
         }
+        turned
     }
 }
 

@@ -6,7 +6,7 @@ use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::exchange::{Answered, Need, Op, Outcome, Work};
 use crate::http::answer;
-use crate::http::get::{Get, Pumped, Transfer, log_broken};
+use crate::http::get::{Extent, Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::serve::Served;
@@ -32,7 +32,7 @@ impl Worker {
         let work = Work::for_connection(
             key,
             Arc::clone(&conn.socket),
-            conn.peer,
+            conn.peer(),
             !conn.input.is_empty(),
             Arc::clone(&device),
             Arc::clone(&self.context),
@@ -81,7 +81,7 @@ impl Worker {
             Need::Write => (conn.writable, Next::Write),
         };
         if !ready {
-            conn.state = State::Blocked(op, need);
+            conn.state = State::Blocked(Box::new(op), need);
             return wait;
         }
         conn.readable &= need != Need::Read;
@@ -100,11 +100,11 @@ impl Worker {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused { refused, put } => self.refuse_put(key, refused, *put),
             Outcome::Blocked { op, need: Need::Write } => {
-                conn.state = State::Blocked(op, Need::Write);
+                conn.state = State::Blocked(Box::new(op), Need::Write);
                 if conn.writable { Next::Again } else { Next::Write }
             }
             Outcome::Blocked { op, need } => {
-                conn.state = State::Blocked(op, need);
+                conn.state = State::Blocked(Box::new(op), need);
                 if conn.readable { Next::Again } else { Next::Read }
             }
             Outcome::Broken | Outcome::Finished => Next::Close,
@@ -142,25 +142,38 @@ impl Worker {
         }
     }
 
-    /// Sends a file whose pages have just been seen in the page cache.
+    /// Sends a file whose pages have just been seen in the page cache, or are looked for again
+    /// after a wait for the peer.
     pub(crate) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
         let conn = &mut self.conns[key];
+        if sending.waits {
+            let Extent { offset, len } = sending.transfer.rest;
+            if !conn.writable {
+                conn.state = State::Sending(sending);
+                return Next::Write;
+            }
+            if !sending.transfer.file.is_resident(offset, len) {
+                let device = self.device_of(key, &sending.transfer.path);
+                let get = Get::resume(sending.transfer, sending.request);
+                return Next::Disk(device, Op::Get(Box::new(get)));
+            }
+        }
         let before = sending.transfer.rest.len;
         conn.writable = false;
         let pumped = sending.transfer.pump(conn.fd(), TURN, || ());
-        self.slot.bytes_out.fetch_add(before - sending.transfer.rest.len, Relaxed);
+        let sent = before - sending.transfer.rest.len;
+        self.slot.bytes_out.fetch_add(sent, Relaxed);
         match pumped {
             Pumped::Blocked => {
-                let device = self.device_of(key, &sending.transfer.path);
-                // The peer may take its time, and the pages may go: a disk thread does the rest.
-                let request = sending.request;
-                let get = Get::resume(sending.transfer, request);
-                let conn = &mut self.conns[key];
-                conn.state = State::Blocked(Op::Get(Box::new(get)), Need::Write);
-                self.note_use(device.key);
+                sending.waits = true;
+                conn.state = State::Sending(sending);
+                if sent > 0 {
+                    self.timers.stop(key); // Progress: the wait begins anew.
+                }
                 Next::Write
             }
             Pumped::Enough => {
+                sending.waits = false;
                 conn.state = State::Sending(sending);
                 Next::Later
             }

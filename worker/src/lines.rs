@@ -50,7 +50,7 @@ impl Worker {
                 Heard::Lend(device, op) => Next::Disk(device, op),
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
-                    self.conns[key].state = State::Queued(device, op);
+                    self.conns[key].state = State::Queued(device, Box::new(op));
                     Next::Lent
                 }
                 Heard::Watch => {
@@ -119,7 +119,7 @@ impl Worker {
         if turn && !conn.ended {
             return Next::Disk(device, op);
         }
-        conn.state = State::Queued(device, op);
+        conn.state = State::Queued(device, Box::new(op));
         if conn.ended { Next::Close } else { Next::Lent }
     }
 }

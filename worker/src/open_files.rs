@@ -19,12 +19,12 @@ use crate::sys::file::View;
 
 /// Milliseconds that a file is kept.
 const LIFE_MS: u64 = 1000;
-/// Places for one hash value.
-const WAYS: usize = 4;
+/// Places in a set: a hash chooses the set, any place in it will do.
+const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.
 const MOST: usize = 2048;
-/// First requests remembered, so that only second ones make a file stay.
-const REMEMBERED: usize = 4096;
+/// Sets of paths asked for lately, so that only a second request makes a file stay.
+const RECENT_SETS: usize = 1024;
 
 /// An open file with what was found out about it.
 #[derive(Debug)]
@@ -42,10 +42,17 @@ pub struct OpenFile {
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     entries: Slab<Entry>,
-    /// Keys of entries, plus one.
-    sets: Vec<[u32; WAYS]>,
-    /// Hashes of paths asked for lately.
-    recent: Vec<u32>,
+    sets: Vec<[Place; WAYS]>,
+    /// Parts of the hashes of paths asked for lately, the latest first; 0 where there is none.
+    recent: Vec<[u16; WAYS]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// A part of the path's hash, so that few others are looked at.
+    tag: u16,
+    /// The entry's key plus one; 0: the place is free.
+    entry: u16,
 }
 
 #[derive(Debug)]
@@ -103,8 +110,8 @@ impl OpenFiles {
     /// Room for an eighth of the descriptors that the process may have: RLIMIT_NOFILE, getrlimit(2).
     pub(crate) fn new(descriptors: u64) -> OpenFiles {
         let most = (descriptors / 8).clamp(WAYS as u64, MOST as u64) as usize;
-        let sets = vec![[0; WAYS]; most / WAYS];
-        OpenFiles { entries: Slab::new(), sets, recent: vec![0; REMEMBERED] }
+        let sets = vec![[Place::default(); WAYS]; most / WAYS];
+        OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
     }
 
     /// The file of a path, if it is kept and as it was.
@@ -128,9 +135,7 @@ impl OpenFiles {
         now: u64,
     ) -> Option<Dropped> {
         let hash = path.hash();
-        let recent = &mut self.recent[hash as usize % REMEMBERED];
-        let tag = (hash >> 32) as u32;
-        if std::mem::replace(recent, tag) != tag || !file.is_unchanged() {
+        if !self.was_asked_for(hash) || !file.is_unchanged() {
             return None;
         }
         let set = self.set_of(hash);
@@ -140,7 +145,8 @@ impl OpenFiles {
         };
         let dropped = self.remove(set, way);
         let entry = Entry { site, path: *path, until: now + LIFE_MS, file: Arc::clone(file) };
-        self.sets[set][way] = self.entries.insert(entry) as u32 + 1;
+        let entry = self.entries.insert(entry) as u16 + 1;
+        self.sets[set][way] = Place { tag: tag_of(hash), entry };
         dropped
     }
 
@@ -171,11 +177,25 @@ impl OpenFiles {
         self.entries.is_empty()
     }
 
+    /// Notes a request, and tells whether there was one not long ago.
+    fn was_asked_for(&mut self, hash: u64) -> bool {
+        let tag = tag_of(hash);
+        let set = &mut self.recent[hash as usize % RECENT_SETS];
+        let known = set.contains(&tag);
+        if !known {
+            set.rotate_right(1);
+            set[0] = tag;
+        }
+        known
+    }
+
     fn find(&self, site: SiteId, path: &DevPath, hash: u64) -> Option<(usize, usize)> {
-        let ways = self.sets[self.set_of(hash)].iter().enumerate();
-        let mut taken =
-            ways.filter(|(_, key)| **key != 0).map(|(way, key)| (way, *key as usize - 1));
-        taken.find(|(_, key)| {
+        let tag = tag_of(hash);
+        let places = self.sets[self.set_of(hash)].iter().enumerate();
+        let mut like = places
+            .filter(|(_, place)| place.tag == tag && place.entry != 0)
+            .map(|(way, place)| (way, usize::from(place.entry) - 1));
+        like.find(|(_, key)| {
             let entry = &self.entries[*key];
             entry.path == *path && entry.site == site
         })
@@ -187,19 +207,25 @@ impl OpenFiles {
 
     /// A free place, or that of the file that has been kept longest.
     fn oldest_way(&self, set: usize) -> usize {
-        let since = |key: u32| match key {
+        let until = |place: &Place| match place.entry {
             0 => 0,
-            key => self.entries[key as usize - 1].until,
+            entry => self.entries[usize::from(entry) - 1].until,
         };
-        let ways = self.sets[set].iter().enumerate();
-        ways.min_by_key(|(_, key)| since(**key)).map_or(0, |(way, _)| way)
+        let places = self.sets[set].iter().enumerate();
+        places.min_by_key(|(_, place)| until(place)).map_or(0, |(way, _)| way)
     }
 
     fn remove(&mut self, set: usize, way: usize) -> Option<Dropped> {
-        let key = std::mem::take(&mut self.sets[set][way]).checked_sub(1)?;
-        let Entry { site, path, file, .. } = self.entries.try_remove(key as usize)?;
+        let entry = std::mem::take(&mut self.sets[set][way]).entry;
+        let key = usize::from(entry.checked_sub(1)?);
+        let Entry { site, path, file, .. } = self.entries.try_remove(key)?;
         Some(Dropped { site, path, file })
     }
+}
+
+/// Never 0, and of other bits than those that choose a set.
+fn tag_of(hash: u64) -> u16 {
+    (hash >> 48) as u16 | 1
 }
 
 #[cfg(test)]
@@ -302,6 +328,6 @@ mod tests {
         assert_eq!(kept, bench.files.entries.len());
         assert_eq!(kept + displaced.len(), asked);
         assert_eq!(bench.files.sweep(u64::MAX).len(), kept);
-        assert!(bench.files.sets.iter().flatten().all(|key| *key == 0));
+        assert!(bench.files.sets.iter().flatten().all(|place| place.entry == 0));
     }
 }

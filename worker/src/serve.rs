@@ -271,7 +271,8 @@ impl Worker {
             }
             Ok(Some(body)) if self.is_inline(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
-                return Some(Served::Send(Box::new(Sending { transfer, request: *request })));
+                let sending = Sending { transfer, request: *request, waits: false };
+                return Some(Served::Send(Box::new(sending)));
             }
             Ok(Some(_)) => None,
         };

@@ -4,11 +4,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
+
+use crate::sys::priority;
 
 /// A thread without work ends after this time, and its memory goes with it.
 const IDLE_LIFE: Duration = Duration::from_secs(10);
@@ -28,6 +30,8 @@ pub struct Progress {
     epoch: Instant,
     /// Milliseconds after `epoch`, plus one; 0: in no operation.
     began: AtomicU64,
+    /// Jobs that wait for a thread.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The threads and the queue of one device.
@@ -39,14 +43,19 @@ struct Shared<J> {
     name: String,
     epoch: Instant,
     state: Mutex<State<J>>,
-    work: Condvar,
 }
 
 #[derive(Debug)]
 struct State<J> {
     queue: VecDeque<J>,
+    /// Its length, for the threads at work.
+    waiting: Arc<AtomicUsize>,
     threads: Vec<Arc<Progress>>,
-    idle: usize,
+    /// Threads without work; the last to rest is the first to be woken, its caches are warm.
+    idle: Vec<Thread>,
+    /// One was woken or started and has not come yet. It wakes the next when there is more than it
+    /// can do: so a burst of short jobs costs two wake-ups, and none waits behind a slow one.
+    waking: bool,
     limit: usize,
     finished: bool,
 }
@@ -57,8 +66,14 @@ impl Progress {
         self.began.store(self.epoch.elapsed().as_millis() as u64 + 1, Relaxed);
     }
 
-    fn rest(&self) {
+    /// No disk operation is under way.
+    pub fn rest(&self) {
         self.began.store(0, Relaxed);
+    }
+
+    /// True when a job waits for a thread.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
     }
 }
 
@@ -66,11 +81,16 @@ impl<J: Job> Pool<J> {
     /// A pool of at most `limit` threads, which carry `name`.
     pub fn new(name: String, limit: usize) -> Self {
         let limit = limit.max(1);
-        let (queue, threads) = (VecDeque::new(), Vec::new());
-        let state = State { queue, threads, idle: 0, limit, finished: false };
-        let shared =
-            Shared { name, epoch: Instant::now(), state: Mutex::new(state), work: Condvar::new() };
-        Pool(Arc::new(shared))
+        let state = State {
+            queue: VecDeque::new(),
+            waiting: Arc::default(),
+            threads: Vec::new(),
+            idle: Vec::new(),
+            waking: false,
+            limit,
+            finished: false,
+        };
+        Pool(Arc::new(Shared { name, epoch: Instant::now(), state: Mutex::new(state) }))
     }
 
     /// Queues a job. The error gives it back: `max_queue` jobs wait already, or there is no
@@ -81,15 +101,15 @@ impl<J: Job> Pool<J> {
             return Err(job);
         }
         state.queue.push_back(job);
-        if state.idle >= state.queue.len() {
-            self.0.work.notify_one();
-        } else if state.threads.len() < state.limit
-            && let Err(e) = self.start_thread(&mut state)
-            && state.threads.is_empty()
-        {
-            log::error!("{}: cannot start a disk thread: {e}", self.0.name);
-            return state.queue.pop_back().map_or(Ok(()), Err);
+        state.count_waiting();
+        let helper = self.0.call_helper(&mut state);
+        if state.threads.is_empty() {
+            let job = state.queue.pop_back();
+            state.count_waiting();
+            return job.map_or(Ok(()), Err);
         }
+        drop(state);
+        wake(helper);
         Ok(())
     }
 
@@ -97,22 +117,19 @@ impl<J: Job> Pool<J> {
     pub fn set_limit(&self, limit: usize) {
         let mut state = self.0.lock();
         state.limit = limit.max(1);
-        // Those that wait already do not wait for the next one to come.
-        let waiting = state.queue.len().saturating_sub(state.idle);
-        for _ in 0..waiting.min(state.limit.saturating_sub(state.threads.len())) {
-            if let Err(e) = self.start_thread(&mut state) {
-                log::error!("{}: cannot start a disk thread: {e}", self.0.name);
-                break;
-            }
-        }
+        // Those that wait already do not wait for the next one to come; surplus threads go.
+        let surplus = std::mem::take(&mut state.idle);
+        let helper = self.0.call_helper(&mut state);
         drop(state);
-        self.0.work.notify_all();
+        surplus.iter().for_each(Thread::unpark);
+        wake(helper);
     }
 
     /// Jobs queued or running.
     pub fn in_flight(&self) -> usize {
         let state = self.0.lock();
-        state.queue.len() + state.threads.len() - state.idle
+        let resting = state.idle.len() + usize::from(state.waking);
+        state.queue.len() + state.threads.len().saturating_sub(resting)
     }
 
     /// True when a thread has come back from a job: the disk has answered this process.
@@ -127,16 +144,17 @@ impl<J: Job> Pool<J> {
         let oldest = Duration::from_millis(began.min()? - 1);
         Some(self.0.epoch.elapsed().saturating_sub(oldest))
     }
+}
 
-    fn start_thread(&self, state: &mut State<J>) -> io::Result<()> {
-        let progress = Arc::new(Progress { epoch: self.0.epoch, began: AtomicU64::new(0) });
-        let (shared, own) = (Arc::clone(&self.0), Arc::clone(&progress));
-        thread::Builder::new()
-            .name(self.0.name.clone())
-            .stack_size(STACK)
-            .spawn(move || shared.work_until_idle(&own))?;
-        state.threads.push(progress);
-        Ok(())
+fn wake(helper: Option<Thread>) {
+    if let Some(thread) = helper {
+        thread.unpark();
+    }
+}
+
+impl<J> State<J> {
+    fn count_waiting(&self) {
+        self.waiting.store(self.queue.len(), Relaxed);
     }
 }
 
@@ -146,18 +164,56 @@ impl<J: Job> Shared<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work_until_idle(&self, progress: &Arc<Progress>) {
+    /// Finds a thread for the jobs that wait, unless one is on its way: returns it to be woken when
+    /// the lock is free, or starts one.
+    fn call_helper(self: &Arc<Self>, state: &mut State<J>) -> Option<Thread> {
+        if state.queue.is_empty() || state.waking {
+            return None;
+        }
+        let helper = state.idle.pop();
+        if helper.is_some() {
+            state.waking = true;
+        } else if state.threads.len() < state.limit {
+            match self.start_thread(state) {
+                Ok(()) => state.waking = true,
+                Err(e) => log::error!("{}: cannot start a disk thread: {e}", self.name),
+            }
+        }
+        helper
+    }
+
+    fn start_thread(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
+        let progress = Arc::new(Progress {
+            epoch: self.epoch,
+            began: AtomicU64::new(0),
+            waiting: Arc::clone(&state.waiting),
+        });
+        let (shared, own) = (Arc::clone(self), Arc::clone(&progress));
+        let work = move || {
+            priority::yield_to_loop();
+            shared.work_until_idle(&own);
+        };
+        thread::Builder::new().name(self.name.clone()).stack_size(STACK).spawn(work)?;
+        state.threads.push(progress);
+        Ok(())
+    }
+
+    fn work_until_idle(self: &Arc<Self>, progress: &Arc<Progress>) {
         let mut state = self.lock();
+        state.waking = false;
         while state.threads.len() <= state.limit {
             let Some(job) = state.queue.pop_front() else {
-                let waited = self.wait(state);
-                state = waited.0;
-                if waited.1 && state.queue.is_empty() {
+                let (again, has_waited) = self.wait(state);
+                state = again;
+                if has_waited && state.queue.is_empty() {
                     break;
                 }
                 continue;
             };
+            state.count_waiting();
+            let helper = self.call_helper(&mut state);
             drop(state);
+            wake(helper);
             progress.touch();
             let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(progress)));
             progress.rest();
@@ -165,18 +221,37 @@ impl<J: Job> Shared<J> {
             state.finished = true;
             // The panic has been reported; the thread lives on, for others may wait for it.
             state.queue.extend(unfinished.ok().flatten());
+            state.count_waiting();
         }
         // In the same breath as the decision to go, so that no job counts on this thread.
         state.threads.retain(|p| !Arc::ptr_eq(p, progress));
+        let helper = self.call_helper(&mut state);
+        drop(state);
+        wake(helper);
     }
 
-    /// Waits for work; true when none came for long.
+    /// Rests until called; true when nobody did for long.
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> (MutexGuard<'a, State<J>>, bool) {
-        state.idle += 1;
-        let (mut state, timeout) =
-            self.work.wait_timeout(state, IDLE_LIFE).unwrap_or_else(PoisonError::into_inner);
-        state.idle -= 1;
-        (state, timeout.timed_out())
+        let me = thread::current();
+        let until = Instant::now() + IDLE_LIFE;
+        state.idle.push(me.clone());
+        loop {
+            drop(state);
+            let left = until.saturating_duration_since(Instant::now());
+            thread::park_timeout(left);
+            state = self.lock();
+            match state.idle.iter().position(|thread| thread.id() == me.id()) {
+                None => {
+                    state.waking = false;
+                    return (state, false);
+                }
+                Some(place) if left.is_zero() => {
+                    state.idle.remove(place);
+                    return (state, true);
+                }
+                Some(_) => {} // Woken by accident, or a little early.
+            }
+        }
     }
 }
 

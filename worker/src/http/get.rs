@@ -270,7 +270,13 @@ impl Get {
             },
         };
         let before = transfer.rest.len;
-        let pumped = transfer.pump(turn.socket, SLICE, || turn.progress.touch());
+        let pumped = loop {
+            let budget = SLICE.saturating_sub(before - transfer.rest.len);
+            match transfer.pump(turn.socket, budget, || turn.progress.touch()) {
+                Pumped::Blocked if turn.wait_for(Need::Write) => {}
+                pumped => break pumped,
+            }
+        };
         turn.count_out(before - transfer.rest.len);
         let keep = transfer.keep;
         match pumped {

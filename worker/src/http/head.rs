@@ -4,6 +4,8 @@
 //! has been judged. When a head took more than one call, its lines are read once more at the end for their values, so the
 //! state between calls stays small and the work linear.
 
+use std::num::NonZeroU64;
+
 use super::field::{self, Decimal};
 use super::range::RangeHeader;
 use crate::disk::path::{DevPath, PathError};
@@ -160,7 +162,8 @@ pub fn parse(buf: &[u8], scan: &mut HeadScan) -> Parsed {
 /// The facts that one line can contradict in another; kept between calls, so that the verdict does not depend on the cuts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Framing {
-    length: Option<u64>,
+    /// Plus one, which is never 0: a length has 63 bits at most. Scans of idle connections are many.
+    length: Option<NonZeroU64>,
     chunked: bool,
 }
 
@@ -254,7 +257,7 @@ impl Draft {
     }
 
     fn finish(self) -> Request {
-        let Framing { length, chunked } = self.framing;
+        let (length, chunked) = (self.framing.length(), self.framing.chunked);
         let http11 = self.request.http11;
         // Both framings, or a chunked body in HTTP/1.0: another party on the way may have seen other requests than we do.
         let suspect = chunked && (length.is_some() || !http11);
@@ -272,16 +275,20 @@ impl Draft {
 }
 
 impl Framing {
+    fn length(&self) -> Option<u64> {
+        self.length.map(|length| length.get() - 1)
+    }
+
     fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
         let length = match field::decimal(value) {
             Decimal::Value(length) => length,
             Decimal::TooBig => return Err(Refusal::TooLarge),
             Decimal::Empty | Decimal::Nonsense => return Err(Refusal::BadRequest),
         };
-        if self.length.is_some_and(|before| before != length) {
+        if self.length().is_some_and(|before| before != length) {
             return Err(Refusal::BadRequest);
         }
-        self.length = Some(length);
+        self.length = NonZeroU64::new(length + 1);
         Ok(())
     }
 

@@ -192,6 +192,7 @@ impl Put {
             let room = &mut buffer[filled..];
             let read = match self.read_some(turn.socket, room) {
                 Ok(read) => read,
+                Err(Stop::Blocked) if turn.wait_for(Need::Read) => continue,
                 Err(stop) => return (filled, Some(stop)),
             };
             match self.decode(&mut room[..read]) {

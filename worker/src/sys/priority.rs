@@ -1,4 +1,4 @@
-//! I/O priority of a thread: ioprio_set(2).
+//! Priorities of a thread: for the disk, ioprio_set(2), and for the processor, sched(7).
 
 /// Lowest level of the best-effort class: behind everything else, but never starved as the idle
 /// class can be on a busy disk.
@@ -21,6 +21,19 @@ pub fn lower() -> Lowered {
 impl Drop for Lowered {
     fn drop(&mut self) {
         set(DEFAULT);
+    }
+}
+
+/// The calling thread does not interrupt others when it wakes up: SCHED_BATCH, sched(7). On a busy
+/// processor the loop then gets through its events before the disk threads that it has woken begin;
+/// on an idle one nothing changes.
+#[expect(unsafe_code, reason = "sched_setscheduler")]
+pub fn yield_to_loop() {
+    // SAFETY: plain integers, for which zero is valid: the priority that this policy wants.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure outlives the call; 0 is the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } != 0 {
+        log::debug!("SCHED_BATCH: {}", std::io::Error::last_os_error());
     }
 }
 

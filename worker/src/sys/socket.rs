@@ -114,6 +114,26 @@ pub fn watch_exclusively(
     check(result.into()).map(|_| ())
 }
 
+/// Changes what an epoll set reports of a socket, edge-triggered: epoll_ctl(2). Interest in both
+/// directions reports anew what is ready; no interest reports errors only.
+#[expect(unsafe_code, reason = "mio cannot be interested in nothing")]
+pub fn change_interest(
+    epoll: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    token: usize,
+    interested: bool,
+) -> io::Result<()> {
+    let both = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP;
+    let events = if interested { both | libc::EPOLLET } else { libc::EPOLLET } as u32;
+    let mut event = libc::epoll_event { events, u64: token as u64 };
+    // SAFETY: `event` outlives the call.
+    let result = unsafe {
+        let (epoll, socket) = (epoll.as_raw_fd(), socket.as_raw_fd());
+        libc::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, socket, &raw mut event)
+    };
+    check(result.into()).map(|_| ())
+}
+
 /// Takes the next connection from a listener: accept4(2), non-blocking and close-on-exec.
 #[expect(unsafe_code, reason = "accept4 with the peer's address")]
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SocketAddr)> {

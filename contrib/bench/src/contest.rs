@@ -11,7 +11,7 @@ use crate::corpus::{Corpus, MISSING};
 use crate::failure::{Context, Failure, Outcome};
 use crate::load::{Load, Style, Tally};
 use crate::scratch::Scratch;
-use crate::servers::{Plan, Server};
+use crate::servers::{Plan, Server, Settings};
 use crate::work::{Digests, Fetch, Miss, Sizes, Store, Work, WrongDigest};
 
 /// In between the last round's slices some of the files that were stored are compared.
@@ -31,6 +31,8 @@ pub struct Arena {
 pub struct Entrant {
     /// How it was started.
     pub plan: Plan,
+    /// With what.
+    pub settings: Settings,
     /// It.
     pub server: Server,
     /// The number that its next PUT has. No two entrants use the same ones.
@@ -109,7 +111,7 @@ impl<'a> Loaded<'a> {
         name: &'static str,
     ) -> Outcome<Option<Loaded<'a>>> {
         let corpus = &arena.corpus;
-        let work = work(case.kind, corpus);
+        let Some(work) = work(case.kind, corpus) else { return Ok(None) };
         let sidechannel = matches!(case.kind, Kind::Size | Kind::Digest(_));
         let Server { http, mgmt, .. } = entrant.server;
         let node_only = sidechannel || matches!(case.kind, Kind::PutDigest(_));
@@ -117,7 +119,7 @@ impl<'a> Loaded<'a> {
             return Ok(None);
         }
         let Some(address) = (if sidechannel { mgmt } else { Some(http) }) else { return Ok(None) };
-        let style = Style { reconnect: matches!(case.kind, Kind::GetOnce(_)), thorough: false };
+        let style = Style { reconnect: matches!(case.kind, Kind::GetOnce(_)), ..Style::default() };
         let stores = match case.kind {
             Kind::Put(size) | Kind::PutDigest(size) | Kind::PutDelete(size) => Some(size),
             _ => None,
@@ -215,8 +217,8 @@ impl Entrant {
     }
 }
 
-fn work(kind: Kind, corpus: &Corpus) -> Box<dyn Work> {
-    match kind {
+fn work(kind: Kind, corpus: &Corpus) -> Option<Box<dyn Work>> {
+    Some(match kind {
         Kind::Get(set) => Box::new(Fetch { set, head: false, close: false }),
         Kind::Head(set) => Box::new(Fetch { set, head: true, close: false }),
         Kind::GetOnce(set) => Box::new(Fetch { set, head: false, close: true }),
@@ -226,7 +228,8 @@ fn work(kind: Kind, corpus: &Corpus) -> Box<dyn Work> {
         Kind::PutDelete(size) => Box::new(Store::and_delete(size)),
         Kind::Size => Box::new(Sizes(crate::corpus::SMALL)),
         Kind::Digest(set) => Box::new(Digests::new(set, corpus)),
-    }
+        Kind::Idle | Kind::Steady | Kind::Full => return None,
+    })
 }
 
 /// Before anything is measured: every file of every size, compared whole.

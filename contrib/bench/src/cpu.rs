@@ -76,6 +76,17 @@ impl Tree {
         }
         Ok(spent)
     }
+
+    /// Bytes of memory, those shared with others divided by how many share them.
+    pub fn memory(self) -> Outcome<u64> {
+        let mut sum = 0;
+        for pid in self.processes()? {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+                .context(format!("cannot read the memory of process {pid}"))?;
+            sum += pss(&text).ok_or_else(|| Failure::new("smaps_rollup has no Pss"))?;
+        }
+        Ok(sum)
+    }
 }
 
 impl Clocks {
@@ -119,6 +130,12 @@ fn children(pid: Pid) -> Outcome<Vec<Pid>> {
     Ok(found)
 }
 
+fn pss(smaps_rollup: &str) -> Option<u64> {
+    let line = smaps_rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,5 +163,12 @@ mod tests {
         let begun = used_by_this_thread().unwrap();
         while used_by_this_thread().unwrap() - begun < Duration::from_millis(5) {}
         assert!(before.spent(&tree.clocks().unwrap()).unwrap() >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn pss_is_found() {
+        let text = "00400000-7fff [rollup]\nRss:      100 kB\nPss:       42 kB\nPss_Dirty: 7 kB\n";
+        assert_eq!(pss(text), Some(42 * 1024));
+        assert_eq!(pss("Rss: 1 kB\n"), None);
     }
 }

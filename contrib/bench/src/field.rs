@@ -13,6 +13,8 @@ use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
 use crate::corpus::{Corpus, HUGE, LARGE, MEDIUM, SMALL, Set};
 use crate::cpu;
 use crate::failure::{Failure, Outcome};
+use crate::idle::Idle;
+use crate::latency::{Full, Steady};
 use crate::local::{OpenSsl, RawStat};
 use crate::report;
 use crate::rounds::{self, Measured};
@@ -53,7 +55,7 @@ impl Field {
             };
             let server = plan.start(&settings)?;
             let next = Cell::new((field.entrants.len() as u64 + 1) * NUMBERS);
-            field.entrants.push(Entrant { plan, server, next });
+            field.entrants.push(Entrant { plan, settings, server, next });
         }
         for entrant in &field.entrants {
             check_files(&field.arena, entrant, &SETS)?;
@@ -63,8 +65,10 @@ impl Field {
 
     /// Runs the rounds of a case.
     pub fn measure(&self, case: &'static Case, args: &Args) -> Outcome<Measured> {
-        let contestants = self.contestants(case)?;
-        rounds::run(case, contestants, args.rounds())
+        let contestants = self.contestants(case, args.quick)?;
+        // A server's memory does not depend on how fast the machine is just now.
+        let most = if matches!(case.kind, Kind::Idle) { 5 } else { usize::MAX };
+        rounds::run(case, contestants, args.rounds().min(most))
     }
 
     /// What the JSON document says of the run.
@@ -78,15 +82,38 @@ impl Field {
         about
     }
 
-    fn contestants(&self, case: &'static Case) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
+    fn contestant<'a>(
+        &'a self,
+        entrant: &'a Entrant,
+        case: &Case,
+        quick: bool,
+    ) -> Outcome<Option<Box<dyn Contestant + 'a>>> {
+        let arena = &self.arena;
+        Ok(match case.kind {
+            Kind::Idle => {
+                let connections = if quick { case.connections / 5 } else { case.connections };
+                Some(Box::new(Idle::new(arena, entrant, connections)))
+            }
+            Kind::Full => Some(Box::new(Full::new(arena, entrant, case.connections)?)),
+            Kind::Steady => Some(Box::new(Steady::new(arena, entrant, case.connections)?)),
+            _ => {
+                let loaded = Loaded::new(arena, entrant, case, entrant.plan.name)?;
+                loaded.map(|loaded| Box::new(loaded) as Box<dyn Contestant>)
+            }
+        })
+    }
+
+    fn contestants(
+        &self,
+        case: &'static Case,
+        quick: bool,
+    ) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
         let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
         for entrant in &self.entrants {
             if case.kind.writes() && entrant.plan.kind == ServerKind::NginxCached {
                 continue;
             }
-            if let Some(loaded) = Loaded::new(&self.arena, entrant, case, entrant.plan.name)? {
-                contestants.push(Box::new(loaded));
-            }
+            contestants.extend(self.contestant(entrant, case, quick)?);
         }
         if matches!(case.kind, Kind::Size) {
             contestants.push(Box::new(RawStat::new(&self.arena, SMALL)));

@@ -1,10 +1,12 @@
 //! Measures rmogstored beside other servers. README.md tells what the numbers mean.
 //!
+//! - [`field`]: what is up while we measure; [`sys`]: unsafe code
 //! - [`cases`]: what is measured and what is aimed at; [`args`]: the command line
 //! - [`servers`]: how each server is configured, started, ended; [`scratch`]: the file system
 //! - [`corpus`]: the files; [`work`]: requests and expected answers; [`http`]: reading answers
 //! - [`load`]: the closed loop; [`cpu`]: pinning, and what processes have cost
 //! - [`contest`]: a slice of load; [`local`]: what is no server; [`rounds`]: taking turns
+//! - [`idle`], [`latency`]: slices that are about something else than processor time
 //! - [`stats`], [`report`]: from values to a table; [`failure`]: what ends a run
 
 mod args;
@@ -15,6 +17,8 @@ mod cpu;
 mod failure;
 mod field;
 mod http;
+mod idle;
+mod latency;
 mod load;
 mod local;
 mod report;
@@ -22,6 +26,7 @@ mod rounds;
 mod scratch;
 mod servers;
 mod stats;
+mod sys;
 mod work;
 
 use std::process::ExitCode;

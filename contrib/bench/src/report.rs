@@ -73,7 +73,7 @@ fn row(measured: &Measured, series: &Series) -> String {
         }
         None => (String::new(), String::new()),
     };
-    let shares = series.samples.iter().filter(|sample| sample.wall_ns > 0);
+    let shares = series.samples.iter().filter(|sample| sample.cpu_ns > 0);
     let core = Spread::of(shares.map(|sample| sample.share()));
     let core = core.map_or_else(String::new, |core| format!("{:.0} %", core.median * 100.0));
     format!("{:<16}{median:>10}  {ratio:>8}  {quartiles:<16}{core:>6}", series.name)
@@ -88,6 +88,7 @@ fn judged(measured: &Measured, goal: Goal) -> String {
     let wanted = match goal {
         Goal::Of(name, most) => format!("≤ {most} of {name}"),
         Goal::OfBest(most) => format!("≤ {most} of the best peer"),
+        Goal::AtMost(most) => format!("≤ {most}"),
     };
     format!("{wanted}: {verdict}")
 }

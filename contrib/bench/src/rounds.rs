@@ -77,6 +77,7 @@ impl Measured {
         let (found, most) = match goal {
             Goal::Of(name, most) => (self.ratio(name).map(|ratio| ratio.median), most),
             Goal::OfBest(most) => (self.ratio_to_best(), most),
+            Goal::AtMost(most) => (self.value(OURS), most),
         };
         match found {
             Some(found) if found <= most => Verdict::Met(found),
@@ -138,6 +139,7 @@ mod tests {
         assert_eq!(measured.verdict(Goal::Of(NGINX, 0.75)), Verdict::Met(0.75));
         assert_eq!(measured.verdict(Goal::Of(NGINX, 0.74)), Verdict::Missed(0.75));
         assert_eq!(measured.verdict(Goal::Of("cmogstored", 0.8)), Verdict::Absent);
+        assert_eq!(measured.verdict(Goal::AtMost(2.0)), Verdict::Missed(3.0));
         assert_eq!(measured.verdict(Goal::OfBest(0.9)), Verdict::Met(0.75));
     }
 }

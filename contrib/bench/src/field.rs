@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::cases::{BASELINE, Case, Kind, NGINX, OURS, PLAIN_PUT};
 use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
 use crate::corpus::{Corpus, HUGE, LARGE, MEDIUM, SMALL, Set};
-use crate::cpu;
+use crate::cpu::{self, Favoured};
 use crate::failure::{Failure, Outcome};
 use crate::idle::Idle;
 use crate::latency::{Full, Steady};
@@ -32,6 +32,7 @@ const CONNECTIONS: usize = 50_000;
 pub struct Field {
     entrants: Vec<Entrant>,
     arena: Arena,
+    _favoured: Favoured,
 }
 
 impl Field {
@@ -45,7 +46,7 @@ impl Field {
         let corpus = Corpus::create(&docroot, &SETS)?;
         scratch.settle()?;
         let arena = Arena { scratch, corpus, slice: args.slice() };
-        let mut field = Field { entrants: Vec::new(), arena };
+        let mut field = Field { entrants: Vec::new(), arena, _favoured: Favoured::new() };
         for plan in plans {
             let settings = Settings {
                 docroot: docroot.clone(),

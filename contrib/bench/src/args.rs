@@ -28,6 +28,10 @@ pub struct Args {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slice: Option<u32>,
 
+    /// Instead of the cases: more workers, devices, idle connections and files, ours alone
+    #[arg(long, conflicts_with_all = ["only", "peers", "baseline"])]
+    pub scaling: bool,
+
     /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
@@ -59,6 +63,10 @@ pub struct Args {
     /// List the cases and exit
     #[arg(long)]
     pub list: bool,
+
+    /// Hold idle connections: ADDRESS,COUNT,SOURCE
+    #[arg(long, value_name = "WHAT", hide = true)]
+    pub hold: Option<String>,
 
     /// What the executable was built from, for the JSON document
     #[arg(long, value_name = "ID", hide = true)]

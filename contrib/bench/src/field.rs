@@ -1,7 +1,7 @@
 //! Everything that is up while the cases are measured: the files, and all servers.
 
-use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::args::Args;
 use crate::cases::{BASELINE, Case, Kind, NGINX, OURS, PLAIN_PUT};
 use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
-use crate::corpus::{Corpus, HUGE, LARGE, MEDIUM, SMALL, Set};
+use crate::corpus::{HUGE, LARGE, MEDIUM, SMALL, Set};
 use crate::cpu::{self, Favoured};
 use crate::failure::{Failure, Outcome};
 use crate::idle::Idle;
@@ -19,14 +19,12 @@ use crate::local::{OpenSsl, RawStat};
 use crate::report;
 use crate::rounds::{self, Measured};
 use crate::scratch::{Scratch, Shape};
-use crate::servers::{Kind as ServerKind, Plan, Settings, find, version};
+use crate::servers::{Kind as ServerKind, Plan, find, version};
 
 const SETS: [Set; 4] = [SMALL, MEDIUM, LARGE, HUGE];
+/// Enough for every connection that there can be.
+const DESCRIPTORS: u64 = 200_000;
 const SHAPE: Shape = Shape { size: 4 << 30, inodes: None };
-/// Each server's PUTs have so many numbers of their own.
-const NUMBERS: u64 = 100_000_000;
-/// Connections that every server is set up for.
-const CONNECTIONS: usize = 50_000;
 
 /// The files and the servers. Those end before the files go.
 pub struct Field {
@@ -40,23 +38,13 @@ impl Field {
     pub fn set_up(args: &Args) -> Outcome<Field> {
         raise_descriptors()?;
         let plans = plans(args)?;
-        let scratch = Scratch::new(args.dir.as_deref(), SHAPE)?;
+        let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
         cpu::pin(cpu::LOAD)?;
-        let docroot = scratch.top().join("docroot");
-        let corpus = Corpus::create(&docroot, &SETS)?;
-        scratch.settle()?;
-        let arena = Arena { scratch, corpus, slice: args.slice() };
+        let arena = Arena::new(&scratch, "docroot", 1, &SETS, args.slice())?;
         let mut field = Field { entrants: Vec::new(), arena, _favoured: Favoured::new() };
-        for plan in plans {
-            let settings = Settings {
-                docroot: docroot.clone(),
-                folder: field.arena.scratch.top().join(plan.name),
-                workers: args.workers,
-                connections: CONNECTIONS,
-            };
-            let server = plan.start(&settings)?;
-            let next = Cell::new((field.entrants.len() as u64 + 1) * NUMBERS);
-            field.entrants.push(Entrant { plan, settings, server, next });
+        for (index, plan) in plans.into_iter().enumerate() {
+            let entrant = Entrant::start(&field.arena, plan, args.workers, index)?;
+            field.entrants.push(entrant);
         }
         for entrant in &field.entrants {
             check_files(&field.arena, entrant, &SETS)?;
@@ -171,15 +159,20 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     Ok(plans)
 }
 
-fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
+/// A build of ours.
+pub fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
     let binary =
         find(program).ok_or_else(|| Failure::new(format!("{} is not there", program.display())))?;
     let version = version(&binary, "-V");
     Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version })
 }
 
-/// Servers inherit it.
-fn raise_descriptors() -> Outcome<()> {
+/// As many descriptors as we may have; servers inherit it.
+pub fn raise_descriptors() -> Outcome<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+    let more = hard.max(DESCRIPTORS);
+    if setrlimit(Resource::RLIMIT_NOFILE, more, more).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
 }

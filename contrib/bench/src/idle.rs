@@ -10,7 +10,7 @@ use crate::load::{Load, Style};
 use crate::servers::{Server, Settings};
 use crate::work::Fetch;
 
-const WORK: Fetch = Fetch { set: SMALL, head: false, close: false };
+const WORK: Fetch = Fetch { set: SMALL, devices: 1, head: false, close: false };
 /// Enough to have everything in place that a server keeps however many connections there are.
 const WARM_UP: (usize, u64) = (32, 2000);
 const SETTLING: Duration = Duration::from_millis(300);

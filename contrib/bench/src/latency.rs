@@ -12,8 +12,8 @@ use crate::stats::percentile;
 use crate::sys::come_first;
 use crate::work::{Fetch, Store};
 
-const SMALL_GETS: Fetch = Fetch { set: SMALL, head: false, close: false };
-const BIG_GETS: Fetch = Fetch { set: HUGE, head: false, close: false };
+const SMALL_GETS: Fetch = Fetch { set: SMALL, devices: 1, head: false, close: false };
+const BIG_GETS: Fetch = Fetch { set: HUGE, devices: 1, head: false, close: false };
 /// A slice must have enough answers for its worst ones to mean something: it is so many times
 /// as long as another case's.
 const LONGER: u32 = 6;
@@ -95,7 +95,7 @@ impl<'a> Steady<'a> {
         self.latencies.clear();
         let slice = self.arena.slice * LONGER;
         let count = (slice.as_nanos() / EVERY.as_nanos()) as u64;
-        let store = Store::new(HUGE.size);
+        let store = Store::new(HUGE.size, 1);
         let first = self.entrant.next.get();
         // Far more than are stored in a slice.
         self.arena.corpus.make_folders(first, 1000)?;

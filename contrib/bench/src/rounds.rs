@@ -68,8 +68,20 @@ impl Measured {
 
     /// Ours by another one's, round by round.
     pub fn ratio(&self, other: &str) -> Option<Spread> {
-        let (ours, other) = (self.values(OURS)?, self.values(other)?);
-        Spread::of(ours.zip(other).map(|(ours, other)| ours / other))
+        self.ratio_of(OURS, other)
+    }
+
+    /// One by another one, round by round.
+    pub fn ratio_of(&self, one: &str, other: &str) -> Option<Spread> {
+        let (one, other) = (self.values(one)?, self.values(other)?);
+        Spread::of(one.zip(other).map(|(one, other)| one / other))
+    }
+
+    /// Whose median is the lowest.
+    pub fn best(&self) -> &'static str {
+        let names = self.series.iter().map(|series| series.name);
+        let valued = names.filter_map(|name| Some((self.value(name)?, name)));
+        valued.min_by(|one, other| one.0.total_cmp(&other.0)).map_or(OURS, |(_, name)| name)
     }
 
     /// How it stands with a goal.

@@ -24,8 +24,6 @@ use crate::work::{Expected, Request, Work};
 const PIECE: usize = 256 << 10;
 /// The same where others are to have the processor soon.
 const SMALL_PIECE: usize = 32 << 10;
-/// Connections from one address; then comes the next one, for want of ports.
-const BY_ADDRESS: usize = 20_000;
 /// Bodies up to this size are compared whole, of larger ones the ends of each piece received.
 const COMPARED_WHOLE: usize = 64 << 10;
 const END: usize = 64;
@@ -52,6 +50,9 @@ pub struct Style {
     pub thorough: bool,
     /// Another load runs beside it, which must not wait for it.
     pub modest: bool,
+    /// Which of this machine's own addresses it comes from, after the first one: an address has
+    /// ports for some 28,000 connections to a server.
+    pub source: u8,
 }
 
 /// What a run did.
@@ -164,7 +165,7 @@ impl<'a> Load<'a> {
     }
 
     fn connect(&self, index: usize) -> Outcome<TcpStream> {
-        let source = [127, 0, 0, 1 + (index / BY_ADDRESS) as u8];
+        let source = [127, 0, 0, 1 + self.style.source];
         let mut stream = connect_from(source.into(), self.address)
             .context(format!("cannot connect to {}", self.address))?;
         stream.set_nodelay(true)?;

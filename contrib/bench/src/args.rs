@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     pub only: Vec<String>,
 
-    /// Rounds of each case [default: 31, with --quick 9]
+    /// Rounds of each case [default: 31, with --quick 7]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: Option<u32>,
 
@@ -24,9 +24,13 @@ pub struct Args {
     #[arg(long)]
     pub quick: bool,
 
-    /// How long a server's turn lasts, in milliseconds [default: 150, with --quick 60]
+    /// How long a server's turn lasts, in milliseconds [default: 150, with --quick 50]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slice: Option<u32>,
+
+    /// Instead of the cases: more workers, devices, idle connections and files, ours alone
+    #[arg(long, conflicts_with_all = ["only", "peers", "baseline"])]
+    pub scaling: bool,
 
     /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -60,6 +64,10 @@ pub struct Args {
     #[arg(long)]
     pub list: bool,
 
+    /// Hold idle connections: ADDRESS,COUNT,SOURCE
+    #[arg(long, value_name = "WHAT", hide = true)]
+    pub hold: Option<String>,
+
     /// What the executable was built from, for the JSON document
     #[arg(long, value_name = "ID", hide = true)]
     pub commit: Option<String>,
@@ -81,12 +89,12 @@ impl Args {
 
     /// Rounds of a case.
     pub fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 9 } else { 31 }) as usize
+        self.rounds.unwrap_or(if self.quick { 7 } else { 31 }) as usize
     }
 
     /// How long a turn lasts.
     pub fn slice(&self) -> Duration {
-        Duration::from_millis(self.slice.unwrap_or(if self.quick { 60 } else { 150 }).into())
+        Duration::from_millis(self.slice.unwrap_or(if self.quick { 50 } else { 150 }).into())
     }
 }
 

@@ -39,6 +39,10 @@ pub enum Unit {
     MicrosEach,
     /// Processor time in milliseconds by 10^9 bytes.
     MillisPerGb,
+    /// Memory in bytes by connections.
+    Bytes,
+    /// Elapsed microseconds.
+    Latency,
 }
 
 /// What is done.
@@ -62,6 +66,12 @@ pub enum Kind {
     Size,
     /// `MD5` on the sidechannel.
     Digest(Set),
+    /// Connections that do nothing.
+    Idle,
+    /// GETs at a fixed rate beside large transfers.
+    Steady,
+    /// GETs as many as can be.
+    Full,
 }
 
 /// What a ratio, or a number, must not exceed.
@@ -71,6 +81,8 @@ pub enum Goal {
     Of(&'static str, f64),
     /// Ours by the best peer's.
     OfBest(f64),
+    /// Ours itself.
+    AtMost(f64),
 }
 
 impl Unit {
@@ -79,6 +91,8 @@ impl Unit {
         match self {
             Unit::MicrosEach => "µs CPU per request",
             Unit::MillisPerGb => "ms CPU per GB",
+            Unit::Bytes => "bytes per connection",
+            Unit::Latency => "µs",
         }
     }
 }
@@ -86,7 +100,7 @@ impl Unit {
 impl Kind {
     /// It writes to the disk: such cases are run after all others.
     pub fn writes(self) -> bool {
-        matches!(self, Kind::Put(_) | Kind::PutDigest(_) | Kind::PutDelete(_))
+        matches!(self, Kind::Put(_) | Kind::PutDigest(_) | Kind::PutDelete(_) | Kind::Steady)
     }
 }
 
@@ -165,6 +179,22 @@ pub const CASES: &[Case] = &[
         goals: &[Goal::Of(OPENSSL, 1.05)],
     },
     Case {
+        name: "idle",
+        title: "memory of an idle connection",
+        unit: Unit::Bytes,
+        kind: Kind::Idle,
+        connections: 10_000,
+        goals: &[Goal::AtMost(200.0)],
+    },
+    Case {
+        name: "p999",
+        title: "p99.9 of GET 4 KiB at full load",
+        unit: Unit::Latency,
+        kind: Kind::Full,
+        connections: 64,
+        goals: &[Goal::Of(NGINX, 1.0)],
+    },
+    Case {
         name: "put4k",
         title: "PUT 4 KiB",
         unit: Unit::MicrosEach,
@@ -202,6 +232,14 @@ pub const CASES: &[Case] = &[
         unit: Unit::MicrosEach,
         kind: Kind::PutDelete(4 << 10),
         connections: 32,
+        goals: &[Goal::Of(NGINX, 0.8)],
+    },
+    Case {
+        name: "p99",
+        title: "p99 of steady GET 4 KiB beside 4 big GETs and 4 big PUTs",
+        unit: Unit::Latency,
+        kind: Kind::Steady,
+        connections: 8,
         goals: &[Goal::Of(NGINX, 0.8)],
     },
 ];

@@ -2,27 +2,35 @@
 //! processor time that it cost.
 
 use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::cases::{Case, Kind, Unit};
-use crate::corpus::{Corpus, MISSING};
+use crate::corpus::{Corpus, MISSING, SMALL, Set};
 use crate::failure::{Context, Failure, Outcome};
 use crate::load::{Load, Style, Tally};
 use crate::scratch::Scratch;
-use crate::servers::{Plan, Server};
+use crate::servers::{Plan, Server, Settings};
 use crate::work::{Digests, Fetch, Miss, Sizes, Store, Work, WrongDigest};
 
 /// In between the last round's slices some of the files that were stored are compared.
 const COMPARED: usize = 16;
+/// Each server's PUTs have so many numbers of their own.
+const NUMBERS: u64 = 100_000_000;
+/// Connections that every server is set up for.
+const CONNECTIONS: usize = 50_000;
 
 /// What all contestants share.
 pub struct Arena {
     /// The files' folder.
-    pub scratch: Scratch,
+    pub scratch: Rc<Scratch>,
     /// The files.
     pub corpus: Corpus,
+    /// The folder that holds the devices.
+    pub docroot: PathBuf,
     /// How long a slice is to last.
     pub slice: Duration,
 }
@@ -31,6 +39,8 @@ pub struct Arena {
 pub struct Entrant {
     /// How it was started.
     pub plan: Plan,
+    /// With what.
+    pub settings: Settings,
     /// It.
     pub server: Server,
     /// The number that its next PUT has. No two entrants use the same ones.
@@ -77,6 +87,22 @@ pub struct Loaded<'a> {
     least: u64,
 }
 
+impl Arena {
+    /// Fills a docroot of this name with files.
+    pub fn new(
+        scratch: &Rc<Scratch>,
+        name: &str,
+        devices: u64,
+        sets: &[Set],
+        slice: Duration,
+    ) -> Outcome<Arena> {
+        let docroot = scratch.top().join(name);
+        let corpus = Corpus::create(&docroot, devices, sets)?;
+        scratch.settle()?;
+        Ok(Arena { scratch: Rc::clone(scratch), corpus, docroot, slice })
+    }
+}
+
 impl Sample {
     /// Of a turn that cost processor time.
     pub fn of_cpu(unit: Unit, tally: Tally, cpu: Duration, wall: Duration) -> Sample {
@@ -109,7 +135,7 @@ impl<'a> Loaded<'a> {
         name: &'static str,
     ) -> Outcome<Option<Loaded<'a>>> {
         let corpus = &arena.corpus;
-        let work = work(case.kind, corpus);
+        let Some(work) = work(case.kind, corpus) else { return Ok(None) };
         let sidechannel = matches!(case.kind, Kind::Size | Kind::Digest(_));
         let Server { http, mgmt, .. } = entrant.server;
         let node_only = sidechannel || matches!(case.kind, Kind::PutDigest(_));
@@ -117,7 +143,7 @@ impl<'a> Loaded<'a> {
             return Ok(None);
         }
         let Some(address) = (if sidechannel { mgmt } else { Some(http) }) else { return Ok(None) };
-        let style = Style { reconnect: matches!(case.kind, Kind::GetOnce(_)), thorough: false };
+        let style = Style { reconnect: matches!(case.kind, Kind::GetOnce(_)), ..Style::default() };
         let stores = match case.kind {
             Kind::Put(size) | Kind::PutDigest(size) | Kind::PutDelete(size) => Some(size),
             _ => None,
@@ -196,6 +222,16 @@ impl Contestant for Loaded<'_> {
 }
 
 impl Entrant {
+    /// Starts a server. `index` sets it apart from the others of the arena.
+    pub fn start(arena: &Arena, plan: Plan, workers: usize, index: usize) -> Outcome<Entrant> {
+        let folder = arena.scratch.top().join(format!("server{index}"));
+        let settings =
+            Settings { docroot: arena.docroot.clone(), folder, workers, connections: CONNECTIONS };
+        let server = plan.start(&settings)?;
+        let next = Cell::new((index as u64 + 1) * NUMBERS);
+        Ok(Entrant { plan, settings, server, next })
+    }
+
     /// An upload whose digest is not that of its body must leave nothing behind.
     pub fn refuses_wrong_digest(&self, arena: &Arena) -> Outcome<()> {
         let number = self.next.get();
@@ -215,27 +251,30 @@ impl Entrant {
     }
 }
 
-fn work(kind: Kind, corpus: &Corpus) -> Box<dyn Work> {
-    match kind {
-        Kind::Get(set) => Box::new(Fetch { set, head: false, close: false }),
-        Kind::Head(set) => Box::new(Fetch { set, head: true, close: false }),
-        Kind::GetOnce(set) => Box::new(Fetch { set, head: false, close: true }),
+fn work(kind: Kind, corpus: &Corpus) -> Option<Box<dyn Work>> {
+    let devices = corpus.devices();
+    Some(match kind {
+        Kind::Get(set) => Box::new(Fetch { set, devices, head: false, close: false }),
+        Kind::Head(set) => Box::new(Fetch { set, devices, head: true, close: false }),
+        Kind::GetOnce(set) => Box::new(Fetch { set, devices, head: false, close: true }),
         Kind::Miss => Box::new(Miss(MISSING)),
-        Kind::Put(size) => Box::new(Store::new(size)),
-        Kind::PutDigest(size) => Box::new(Store::with_digest(size, corpus)),
-        Kind::PutDelete(size) => Box::new(Store::and_delete(size)),
-        Kind::Size => Box::new(Sizes(crate::corpus::SMALL)),
+        Kind::Put(size) => Box::new(Store::new(size, devices)),
+        Kind::PutDigest(size) => Box::new(Store::new(size, devices).with_digest(corpus)),
+        Kind::PutDelete(size) => Box::new(Store::new(size, devices).and_delete()),
+        Kind::Size => Box::new(Sizes(SMALL)),
         Kind::Digest(set) => Box::new(Digests::new(set, corpus)),
-    }
+        Kind::Idle | Kind::Steady | Kind::Full => return None,
+    })
 }
 
 /// Before anything is measured: every file of every size, compared whole.
-pub fn check_files(arena: &Arena, entrant: &Entrant, sets: &[crate::corpus::Set]) -> Outcome<()> {
+pub fn check_files(arena: &Arena, entrant: &Entrant, sets: &[Set]) -> Outcome<()> {
     for &set in sets {
         let style = Style { thorough: true, ..Style::default() };
         let connections = set.count.min(8) as usize;
         let mut load = Load::new(&arena.corpus, entrant.server.http, connections, style)?;
-        let work = Fetch { set, head: false, close: false };
+        let devices = arena.corpus.devices();
+        let work = Fetch { set, devices, head: false, close: false };
         let checked = load.run(&work, 0, set.count, None).context("checking");
         checked.map_err(|failure| entrant.blame(failure))?;
     }

@@ -14,11 +14,13 @@ pub const VARIANTS: u64 = 61;
 /// Bytes from the beginning of one content to that of the next one.
 const APART: usize = 64;
 
-/// Files of one size, numbered in sequence.
+/// Files of one size.
 #[derive(Debug, Clone, Copy)]
 pub struct Set {
     /// Number of the first one.
     pub first: u64,
+    /// From one number to the next one.
+    pub apart: u64,
     /// How many there are.
     pub count: u64,
     /// Bytes of each.
@@ -26,21 +28,21 @@ pub struct Set {
 }
 
 /// What GETs ask for, by size.
-pub const SMALL: Set = Set { first: 0, count: 1000, size: 4 << 10 };
+pub const SMALL: Set = Set { first: 0, apart: 1, count: 1000, size: 4 << 10 };
 /// 64 KiB each.
-pub const MEDIUM: Set = Set { first: 1000, count: 64, size: 64 << 10 };
+pub const MEDIUM: Set = Set { first: 1000, apart: 1, count: 64, size: 64 << 10 };
 /// 1 MiB each.
-pub const LARGE: Set = Set { first: 2000, count: 16, size: 1 << 20 };
+pub const LARGE: Set = Set { first: 2000, apart: 1, count: 16, size: 1 << 20 };
 /// 64 MiB each.
-pub const HUGE: Set = Set { first: 3000, count: 2, size: 64 << 20 };
+pub const HUGE: Set = Set { first: 3000, apart: 1, count: 2, size: 64 << 20 };
 /// Names in a folder that exists, of files that do not.
-pub const MISSING: Set = Set { first: 1500, count: 500, size: 0 };
+pub const MISSING: Set = Set { first: 1500, apart: 1, count: 500, size: 0 };
 
 /// The name of a file, as MogileFS gives it.
 #[derive(Debug, Clone, Copy)]
 pub struct Name {
     /// The N of devN.
-    pub device: usize,
+    pub device: u64,
     /// The file's number.
     pub number: u64,
 }
@@ -49,22 +51,43 @@ pub struct Name {
 pub struct Corpus {
     bytes: Vec<u8>,
     docroot: PathBuf,
+    devices: u64,
+}
+
+impl Set {
+    /// Its numbers.
+    pub fn numbers(self) -> impl Iterator<Item = u64> {
+        (0..self.count).map(move |index| self.first + index * self.apart)
+    }
 }
 
 impl Corpus {
-    /// Fills the docroot with the files of these sets, on device 1.
-    pub fn create(docroot: &Path, sets: &[Set]) -> Outcome<Corpus> {
-        let bytes = random(HUGE.size + VARIANTS as usize * APART);
-        let corpus = Corpus { bytes, docroot: docroot.to_owned() };
+    /// Fills the docroot with the files of these sets, in turns on each of so many devices.
+    pub fn create(docroot: &Path, devices: u64, sets: &[Set]) -> Outcome<Corpus> {
+        let largest = sets.iter().map(|set| set.size).max().unwrap_or_default();
+        let bytes = random(largest + VARIANTS as usize * APART);
+        let corpus = Corpus { bytes, docroot: docroot.to_owned(), devices };
         for set in sets {
-            corpus.make_folders(set.first, set.count)?;
-            for number in set.first..set.first + set.count {
+            for number in set.numbers() {
                 let file = corpus.file(number);
+                if let Some(folder) = file.parent() {
+                    fs::create_dir_all(folder).context(folder.display())?;
+                }
                 fs::write(&file, corpus.content(number, set.size))
                     .context(format!("cannot write {}", file.display()))?;
             }
         }
         Ok(corpus)
+    }
+
+    /// On which device a file is, and its name there.
+    pub fn name(&self, number: u64) -> Name {
+        Name::on(self.devices, number)
+    }
+
+    /// How many devices there are.
+    pub fn devices(&self) -> u64 {
+        self.devices
     }
 
     /// Where a content lies within [`Corpus::bytes`].
@@ -85,7 +108,7 @@ impl Corpus {
 
     /// The file itself, not by way of a server.
     pub fn file(&self, number: u64) -> PathBuf {
-        self.docroot.join(&path(number).to_string()[1..])
+        self.docroot.join(&self.name(number).to_string()[1..])
     }
 
     /// Makes the folders that files of these numbers are in.
@@ -136,19 +159,26 @@ impl Corpus {
         Ok(())
     }
 
+    /// A thousand numbers have a folder on each device.
     fn folders(&self, first: u64, count: u64) -> impl Iterator<Item = PathBuf> {
         let last = (first + count).saturating_sub(1);
-        (first / 1000..=last / 1000).map(|thousand| {
-            let mut folder = self.file(thousand * 1000);
-            folder.pop();
-            folder
+        let devices = 1..=self.devices;
+        (first / 1000..=last / 1000).flat_map(move |thousand| {
+            devices.clone().map(move |device| {
+                let name = Name { device, number: thousand * 1000 };
+                let mut folder = self.docroot.join(&name.to_string()[1..]);
+                folder.pop();
+                folder
+            })
         })
     }
 }
 
-/// The name of a file on device 1.
-pub fn path(number: u64) -> Name {
-    Name { device: 1, number }
+impl Name {
+    /// Where files are that are spread over so many devices.
+    pub fn on(devices: u64, number: u64) -> Name {
+        Name { device: 1 + number % devices, number }
+    }
 }
 
 impl Display for Name {
@@ -180,11 +210,17 @@ mod tests {
 
     #[test]
     fn names_are_those_of_mogilefs() {
-        assert_eq!(path(123).to_string(), "/dev1/0/000/000/0000000123.fid");
+        assert_eq!(Name::on(1, 123).to_string(), "/dev1/0/000/000/0000000123.fid");
         assert_eq!(
             Name { device: 7, number: 1_234_567_890 }.to_string(),
             "/dev7/1/234/567/1234567890.fid"
         );
+    }
+
+    #[test]
+    fn files_are_spread_over_devices() {
+        let devices: Vec<u64> = (10..15).map(|number| Name::on(3, number).device).collect();
+        assert_eq!(devices, [2, 3, 1, 2, 3]);
     }
 
     #[test]

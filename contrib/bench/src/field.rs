@@ -1,7 +1,7 @@
 //! Everything that is up while the cases are measured: the files, and all servers.
 
-use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,26 +10,27 @@ use serde_json::Value;
 use crate::args::Args;
 use crate::cases::{BASELINE, Case, Kind, NGINX, OURS, PLAIN_PUT};
 use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
-use crate::corpus::{Corpus, HUGE, LARGE, MEDIUM, SMALL, Set};
-use crate::cpu;
+use crate::corpus::{HUGE, LARGE, MEDIUM, SMALL, Set};
+use crate::cpu::{self, Favoured};
 use crate::failure::{Failure, Outcome};
+use crate::idle::Idle;
+use crate::latency::{Full, Steady};
 use crate::local::{OpenSsl, RawStat};
 use crate::report;
 use crate::rounds::{self, Measured};
 use crate::scratch::{Scratch, Shape};
-use crate::servers::{Kind as ServerKind, Plan, Settings, find, version};
+use crate::servers::{Kind as ServerKind, Plan, find, version};
 
 const SETS: [Set; 4] = [SMALL, MEDIUM, LARGE, HUGE];
+/// Enough for every connection that there can be.
+const DESCRIPTORS: u64 = 200_000;
 const SHAPE: Shape = Shape { size: 4 << 30, inodes: None };
-/// Each server's PUTs have so many numbers of their own.
-const NUMBERS: u64 = 100_000_000;
-/// Connections that every server is set up for.
-const CONNECTIONS: usize = 50_000;
 
 /// The files and the servers. Those end before the files go.
 pub struct Field {
     entrants: Vec<Entrant>,
     arena: Arena,
+    _favoured: Favoured,
 }
 
 impl Field {
@@ -37,23 +38,13 @@ impl Field {
     pub fn set_up(args: &Args) -> Outcome<Field> {
         raise_descriptors()?;
         let plans = plans(args)?;
-        let scratch = Scratch::new(args.dir.as_deref(), SHAPE)?;
+        let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
         cpu::pin(cpu::LOAD)?;
-        let docroot = scratch.top().join("docroot");
-        let corpus = Corpus::create(&docroot, &SETS)?;
-        scratch.settle()?;
-        let arena = Arena { scratch, corpus, slice: args.slice() };
-        let mut field = Field { entrants: Vec::new(), arena };
-        for plan in plans {
-            let settings = Settings {
-                docroot: docroot.clone(),
-                folder: field.arena.scratch.top().join(plan.name),
-                workers: args.workers,
-                connections: CONNECTIONS,
-            };
-            let server = plan.start(&settings)?;
-            let next = Cell::new((field.entrants.len() as u64 + 1) * NUMBERS);
-            field.entrants.push(Entrant { plan, server, next });
+        let arena = Arena::new(&scratch, "docroot", 1, &SETS, args.slice())?;
+        let mut field = Field { entrants: Vec::new(), arena, _favoured: Favoured::new() };
+        for (index, plan) in plans.into_iter().enumerate() {
+            let entrant = Entrant::start(&field.arena, plan, args.workers, index)?;
+            field.entrants.push(entrant);
         }
         for entrant in &field.entrants {
             check_files(&field.arena, entrant, &SETS)?;
@@ -63,8 +54,10 @@ impl Field {
 
     /// Runs the rounds of a case.
     pub fn measure(&self, case: &'static Case, args: &Args) -> Outcome<Measured> {
-        let contestants = self.contestants(case)?;
-        rounds::run(case, contestants, args.rounds())
+        let contestants = self.contestants(case, args.quick)?;
+        // A server's memory does not depend on how fast the machine is just now.
+        let most = if matches!(case.kind, Kind::Idle) { 5 } else { usize::MAX };
+        rounds::run(case, contestants, args.rounds().min(most))
     }
 
     /// What the JSON document says of the run.
@@ -78,15 +71,38 @@ impl Field {
         about
     }
 
-    fn contestants(&self, case: &'static Case) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
+    fn contestant<'a>(
+        &'a self,
+        entrant: &'a Entrant,
+        case: &Case,
+        quick: bool,
+    ) -> Outcome<Option<Box<dyn Contestant + 'a>>> {
+        let arena = &self.arena;
+        Ok(match case.kind {
+            Kind::Idle => {
+                let connections = if quick { case.connections / 5 } else { case.connections };
+                Some(Box::new(Idle::new(arena, entrant, connections)))
+            }
+            Kind::Full => Some(Box::new(Full::new(arena, entrant, case.connections)?)),
+            Kind::Steady => Some(Box::new(Steady::new(arena, entrant, case.connections)?)),
+            _ => {
+                let loaded = Loaded::new(arena, entrant, case, entrant.plan.name)?;
+                loaded.map(|loaded| Box::new(loaded) as Box<dyn Contestant>)
+            }
+        })
+    }
+
+    fn contestants(
+        &self,
+        case: &'static Case,
+        quick: bool,
+    ) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
         let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
         for entrant in &self.entrants {
             if case.kind.writes() && entrant.plan.kind == ServerKind::NginxCached {
                 continue;
             }
-            if let Some(loaded) = Loaded::new(&self.arena, entrant, case, entrant.plan.name)? {
-                contestants.push(Box::new(loaded));
-            }
+            contestants.extend(self.contestant(entrant, case, quick)?);
         }
         if matches!(case.kind, Kind::Size) {
             contestants.push(Box::new(RawStat::new(&self.arena, SMALL)));
@@ -143,15 +159,20 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     Ok(plans)
 }
 
-fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
+/// A build of ours.
+pub fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
     let binary =
         find(program).ok_or_else(|| Failure::new(format!("{} is not there", program.display())))?;
     let version = version(&binary, "-V");
     Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version })
 }
 
-/// Servers inherit it.
-fn raise_descriptors() -> Outcome<()> {
+/// As many descriptors as we may have; servers inherit it.
+pub fn raise_descriptors() -> Outcome<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+    let more = hard.max(DESCRIPTORS);
+    if setrlimit(Resource::RLIMIT_NOFILE, more, more).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
 }

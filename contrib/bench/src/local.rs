@@ -101,5 +101,5 @@ impl Contestant for RawStat {
 }
 
 fn files(arena: &Arena, set: Set) -> Vec<PathBuf> {
-    (set.first..set.first + set.count).map(|number| arena.corpus.file(number)).collect()
+    set.numbers().map(|number| arena.corpus.file(number)).collect()
 }

@@ -1,10 +1,14 @@
 //! Measures rmogstored beside other servers. README.md tells what the numbers mean.
 //!
+//! - [`field`]: what is up while we measure; [`sys`]: unsafe code
 //! - [`cases`]: what is measured and what is aimed at; [`args`]: the command line
 //! - [`servers`]: how each server is configured, started, ended; [`scratch`]: the file system
 //! - [`corpus`]: the files; [`work`]: requests and expected answers; [`http`]: reading answers
 //! - [`load`]: the closed loop; [`cpu`]: pinning, and what processes have cost
 //! - [`contest`]: a slice of load; [`local`]: what is no server; [`rounds`]: taking turns
+//! - [`idle`], [`latency`]: slices that are about something else than processor time
+//! - [`scaling`]: our daemon alone, with more of everything; [`holder`]: idle
+//!   connections
 //! - [`stats`], [`report`]: from values to a table; [`failure`]: what ends a run
 
 mod args;
@@ -14,14 +18,19 @@ mod corpus;
 mod cpu;
 mod failure;
 mod field;
+mod holder;
 mod http;
+mod idle;
+mod latency;
 mod load;
 mod local;
 mod report;
 mod rounds;
+mod scaling;
 mod scratch;
 mod servers;
 mod stats;
+mod sys;
 mod work;
 
 use std::process::ExitCode;
@@ -40,7 +49,11 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match run(&args) {
+    let outcome = match &args.hold {
+        Some(what) => holder::hold(what),
+        None => run(&args),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("rmogstored-bench: {failure}");
@@ -52,6 +65,9 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Outcome<()> {
     let cases = args.cases()?;
     failure::heed_signals()?;
+    if args.scaling {
+        return scaling::run(args);
+    }
     let field = field::Field::set_up(args)?;
     let mut all = Vec::new();
     for case in cases {

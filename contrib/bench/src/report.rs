@@ -24,6 +24,25 @@ pub fn print(measured: &Measured) {
     }
 }
 
+/// Prints how much more everybody takes than one of them, and who takes too much.
+pub fn print_scaling(measured: &Measured, reference: &'static str, most: f64) {
+    println!("\n{}, {}, by '{reference}'", measured.case.title, measured.case.unit.name());
+    println!("  {:<18}{:>10}{:>12}  {:>8}  quartiles", "", "median", "requests/s", "ratio");
+    for Series { name, samples } in &measured.series {
+        let value = measured.value(name).map_or_else(|| "-".to_owned(), number);
+        let rates = samples.iter().map(|sample| sample.units as f64 * 1e9 / sample.wall_ns as f64);
+        let rate = Spread::of(rates).map_or(0.0, |rates| rates.median);
+        let Some(Spread { low, median, high }) = measured.ratio_of(name, reference) else {
+            continue;
+        };
+        let verdict = if median <= most { "" } else { "  MISSED" };
+        println!(
+            "  {name:<18}{value:>10}{rate:>12.0}  {median:>8.3}  [{low:.3} {high:.3}]{verdict}"
+        );
+    }
+    println!("  goal: all ≤ {most:.3} of '{reference}'");
+}
+
 /// Prints one line for each case.
 pub fn summarize(all: &[Measured]) {
     println!("\nsummary");
@@ -73,7 +92,7 @@ fn row(measured: &Measured, series: &Series) -> String {
         }
         None => (String::new(), String::new()),
     };
-    let shares = series.samples.iter().filter(|sample| sample.wall_ns > 0);
+    let shares = series.samples.iter().filter(|sample| sample.cpu_ns > 0);
     let core = Spread::of(shares.map(|sample| sample.share()));
     let core = core.map_or_else(String::new, |core| format!("{:.0} %", core.median * 100.0));
     format!("{:<16}{median:>10}  {ratio:>8}  {quartiles:<16}{core:>6}", series.name)
@@ -88,6 +107,7 @@ fn judged(measured: &Measured, goal: Goal) -> String {
     let wanted = match goal {
         Goal::Of(name, most) => format!("≤ {most} of {name}"),
         Goal::OfBest(most) => format!("≤ {most} of the best peer"),
+        Goal::AtMost(most) => format!("≤ {most}"),
     };
     format!("{wanted}: {verdict}")
 }

@@ -68,8 +68,20 @@ impl Measured {
 
     /// Ours by another one's, round by round.
     pub fn ratio(&self, other: &str) -> Option<Spread> {
-        let (ours, other) = (self.values(OURS)?, self.values(other)?);
-        Spread::of(ours.zip(other).map(|(ours, other)| ours / other))
+        self.ratio_of(OURS, other)
+    }
+
+    /// One by another one, round by round.
+    pub fn ratio_of(&self, one: &str, other: &str) -> Option<Spread> {
+        let (one, other) = (self.values(one)?, self.values(other)?);
+        Spread::of(one.zip(other).map(|(one, other)| one / other))
+    }
+
+    /// Whose median is the lowest.
+    pub fn best(&self) -> &'static str {
+        let names = self.series.iter().map(|series| series.name);
+        let valued = names.filter_map(|name| Some((self.value(name)?, name)));
+        valued.min_by(|one, other| one.0.total_cmp(&other.0)).map_or(OURS, |(_, name)| name)
     }
 
     /// How it stands with a goal.
@@ -77,6 +89,7 @@ impl Measured {
         let (found, most) = match goal {
             Goal::Of(name, most) => (self.ratio(name).map(|ratio| ratio.median), most),
             Goal::OfBest(most) => (self.ratio_to_best(), most),
+            Goal::AtMost(most) => (self.value(OURS), most),
         };
         match found {
             Some(found) if found <= most => Verdict::Met(found),
@@ -138,6 +151,7 @@ mod tests {
         assert_eq!(measured.verdict(Goal::Of(NGINX, 0.75)), Verdict::Met(0.75));
         assert_eq!(measured.verdict(Goal::Of(NGINX, 0.74)), Verdict::Missed(0.75));
         assert_eq!(measured.verdict(Goal::Of("cmogstored", 0.8)), Verdict::Absent);
+        assert_eq!(measured.verdict(Goal::AtMost(2.0)), Verdict::Missed(3.0));
         assert_eq!(measured.verdict(Goal::OfBest(0.9)), Verdict::Met(0.75));
     }
 }

@@ -28,6 +28,12 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
+/// The value that this share of sorted ones does not exceed: one of them, never a mean.
+pub fn percentile(sorted: &[u64], share: f64) -> Option<u64> {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// Who goes when in a round: A B C, B C A, C A B, and in every other cycle backwards, so that
 /// nobody always follows the same one.
 pub fn order(contestants: usize, round: usize) -> Vec<usize> {
@@ -57,6 +63,16 @@ mod tests {
         let spread = Spread::of([1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
         assert_eq!((spread.low, spread.high), (2.0, 4.0));
         assert_eq!(Spread::of([7.0]).unwrap(), Spread { low: 7.0, median: 7.0, high: 7.0 });
+    }
+
+    #[test]
+    fn percentile_is_one_of_the_values() {
+        let values: Vec<u64> = (1..=1000).collect();
+        assert_eq!(percentile(&values, 0.99), Some(990));
+        assert_eq!(percentile(&values, 0.999), Some(999));
+        assert_eq!(percentile(&values, 0.0), Some(1));
+        assert_eq!(percentile(&[5], 0.99), Some(5));
+        assert_eq!(percentile(&[], 0.99), None);
     }
 
     #[test]

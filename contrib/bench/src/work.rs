@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use md5::{Digest, Md5};
 
-use crate::corpus::{Corpus, Set, VARIANTS, path};
+use crate::corpus::{Corpus, Name, Set, VARIANTS};
 
 /// One request, and what is expected. Reused for the next one, so that nothing is allocated.
 #[derive(Debug, Default)]
@@ -60,6 +60,8 @@ pub trait Work {
 pub struct Fetch {
     /// Which ones.
     pub set: Set,
+    /// Over how many devices they are spread.
+    pub devices: u64,
     /// Only their heads.
     pub head: bool,
     /// The connection is not kept.
@@ -72,6 +74,7 @@ pub struct Miss(pub Set);
 /// PUT of new files.
 pub struct Store {
     size: usize,
+    devices: u64,
     delete: bool,
     /// The Content-MD5 of every content there is.
     digests: Option<Vec<String>>,
@@ -90,28 +93,27 @@ pub struct Digests {
 }
 
 impl Store {
-    /// Files of this size, each deleted as soon as it is there.
-    pub fn and_delete(size: usize) -> Store {
-        Store { delete: true, ..Store::new(size) }
+    /// Files of this size, spread over so many devices.
+    pub fn new(size: usize, devices: u64) -> Store {
+        Store { size, devices, delete: false, digests: None }
     }
 
-    /// Files of this size.
-    pub fn new(size: usize) -> Store {
-        Store { size, delete: false, digests: None }
+    /// Each deleted as soon as it is there.
+    pub fn and_delete(self) -> Store {
+        Store { delete: true, ..self }
     }
 
     /// Each with its digest.
-    pub fn with_digest(size: usize, corpus: &Corpus) -> Store {
-        let digests = (0..VARIANTS).map(|number| base64(&md5(corpus.content(number, size))));
-        Store { size, delete: false, digests: Some(digests.collect()) }
+    pub fn with_digest(self, corpus: &Corpus) -> Store {
+        let digests = (0..VARIANTS).map(|number| base64(&md5(corpus.content(number, self.size))));
+        Store { digests: Some(digests.collect()), ..self }
     }
 }
 
 impl Digests {
     /// Of the files of a set.
     pub fn new(set: Set, corpus: &Corpus) -> Digests {
-        let numbers = set.first..set.first + set.count;
-        let hex = numbers.map(|number| hex(&md5(corpus.content(number, set.size))));
+        let hex = set.numbers().map(|number| hex(&md5(corpus.content(number, set.size))));
         Digests { set, hex: hex.collect() }
     }
 }
@@ -121,7 +123,12 @@ impl Work for Fetch {
         let file = member(self.set, number);
         let method = if self.head { "HEAD" } else { "GET" };
         let connection = if self.close { "close" } else { "keep-alive" };
-        write_head(request, format_args!("{method} {} HTTP/1.1", path(file)), connection, "");
+        write_head(
+            request,
+            format_args!("{method} {} HTTP/1.1", Name::on(self.devices, file)),
+            connection,
+            "",
+        );
         request.expected = Expected::Http {
             status: 200,
             length: Some(self.set.size as u64),
@@ -133,7 +140,7 @@ impl Work for Fetch {
 
 impl Work for Miss {
     fn prepare(&self, number: u64, _: usize, request: &mut Request) {
-        let name = path(member(self.0, number));
+        let name = Name::on(1, member(self.0, number));
         write_head(request, format_args!("GET {name} HTTP/1.1"), "keep-alive", "");
         request.expected = status(404);
     }
@@ -145,7 +152,7 @@ impl Work for Store {
     }
 
     fn prepare(&self, number: u64, step: usize, request: &mut Request) {
-        let name = path(number);
+        let name = Name::on(self.devices, number);
         if step == 1 {
             write_head(request, format_args!("DELETE {name} HTTP/1.1"), "keep-alive", "");
             request.expected = status(204);
@@ -169,7 +176,7 @@ impl Work for WrongDigest {
     fn prepare(&self, number: u64, _: usize, request: &mut Request) {
         let digest = base64(&md5(b"something else"));
         let more = format_args!("Content-MD5: {digest}\r\n");
-        put_head(request, format_args!("PUT {} HTTP/1.1", path(number)), 4096, more);
+        put_head(request, format_args!("PUT {} HTTP/1.1", Name::on(1, number)), 4096, more);
         request.body = Corpus::place(number, 4096);
         request.expected = status(400);
     }
@@ -177,7 +184,7 @@ impl Work for WrongDigest {
 
 impl Work for Sizes {
     fn prepare(&self, number: u64, _: usize, request: &mut Request) {
-        let name = path(member(self.0, number));
+        let name = Name::on(1, member(self.0, number));
         ask(request, format_args!("size {name}"), format_args!("{name} {}", self.0.size));
     }
 }
@@ -189,7 +196,7 @@ impl Work for Digests {
 
     fn prepare(&self, number: u64, _: usize, request: &mut Request) {
         let file = member(self.set, number);
-        let (name, hex) = (path(file), &self.hex[(file - self.set.first) as usize]);
+        let (name, hex) = (Name::on(1, file), &self.hex[(file - self.set.first) as usize]);
         ask(request, format_args!("MD5 {name}"), format_args!("{name} MD5={hex}"));
     }
 }
@@ -197,7 +204,7 @@ impl Work for Digests {
 /// A file of the set for each number, all equally often, neighbours apart from each other.
 fn member(set: Set, number: u64) -> u64 {
     const STRIDE: u64 = 617; // a prime that divides no set's count
-    set.first + number.wrapping_mul(STRIDE) % set.count
+    set.first + number.wrapping_mul(STRIDE) % set.count * set.apart
 }
 
 fn status(status: u16) -> Expected {
@@ -294,17 +301,17 @@ mod tests {
     fn each_file_has_its_turn() {
         let mut seen: Vec<u64> = (0..SMALL.count).map(|number| member(SMALL, number)).collect();
         seen.sort_unstable();
-        assert!(seen.into_iter().eq(SMALL.first..SMALL.first + SMALL.count));
+        assert!(seen.into_iter().eq(SMALL.numbers()));
     }
 
     #[test]
     fn requests_are_http() {
-        let fetch = Fetch { set: SMALL, head: true, close: false };
+        let fetch = Fetch { set: SMALL, devices: 1, head: true, close: false };
         assert_eq!(
             text(&fetch, 0, 0),
             "HEAD /dev1/0/000/000/0000000000.fid HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n\r\n"
         );
-        let store = Store::and_delete(4096);
+        let store = Store::new(4096, 1).and_delete();
         assert!(text(&store, 5, 0).ends_with("Content-Length: 4096\r\n\r\n"));
         assert!(
             text(&store, 5, 1).starts_with("DELETE /dev1/0/000/000/0000000005.fid HTTP/1.1\r\n")

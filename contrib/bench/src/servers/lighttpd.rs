@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use super::{Plan, Server, Settings, free_address};
+use super::{Plan, Server, Settings, free_address, session};
 use crate::failure::{Context, Outcome};
 
 pub fn start(plan: &Plan, settings: &Settings) -> Outcome<Server> {
@@ -13,7 +13,7 @@ pub fn start(plan: &Plan, settings: &Settings) -> Outcome<Server> {
     fs::create_dir_all(&uploads).context(uploads.display())?;
     let config = settings.folder.join("lighttpd.conf");
     fs::write(&config, configuration(settings, http)).context(config.display())?;
-    let mut command = Command::new(&plan.binary);
+    let mut command = session(&plan.binary);
     command.arg("-D").arg("-f").arg(&config).stdout(Stdio::null());
     let log = settings.folder.join("log");
     let mut server = Server::spawn(&mut command, log, http)?;

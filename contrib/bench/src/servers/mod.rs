@@ -6,7 +6,6 @@ mod rmogstored;
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cpu::{Tree, as_server};
+use crate::cpu::{Tree, as_server, favour_session};
 use crate::failure::{Context, Failure, Outcome, go_on};
 
 /// From its start until it answers, and from TERM until it has ended.
@@ -83,17 +82,18 @@ impl Kind {
 impl Plan {
     /// Starts it on the servers' processor and waits until it answers.
     pub fn start(&self, settings: &Settings) -> Outcome<Server> {
-        let starting = || format!("cannot start {}", self.name);
         let folder = &settings.folder;
         fs::create_dir_all(folder).context(folder.display())?;
-        match self.kind {
+        let started = match self.kind {
             Kind::Rmogstored => rmogstored::start(self, settings),
             Kind::Cmogstored => rmogstored::start_on_chosen_ports(self, settings),
             Kind::Nginx => nginx::start(self, settings, false),
             Kind::NginxCached => nginx::start(self, settings, true),
             Kind::Lighttpd => lighttpd::start(self, settings),
-        }
-        .context(starting())
+        };
+        let started = started.context(format!("cannot start {}", self.name))?;
+        favour_session(started.tree().0);
+        Ok(started)
     }
 }
 
@@ -110,13 +110,12 @@ impl Server {
         String::from_utf8_lossy(tail).trim().to_owned()
     }
 
-    /// Its standard output is piped where the caller asked for it.
+    /// In a session of its own: Ctrl-C is for us, who then end it in order, and no server shares
+    /// with us, or with another one, what a session gets of the processors.
     fn spawn(command: &mut Command, log: PathBuf, http: SocketAddr) -> Outcome<Server> {
         let errors = File::create(&log).context(log.display())?;
-        // A group of its own: Ctrl-C is for us, who then end it in order.
-        command.stdin(Stdio::null()).stderr(errors).process_group(0);
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = as_server(|| command.spawn())?.context(program)?;
+        command.stdin(Stdio::null()).stderr(errors);
+        let child = as_server(|| command.spawn())?.context("setsid")?;
         Ok(Server { http, mgmt: None, child, log })
     }
 
@@ -167,6 +166,13 @@ impl Drop for Server {
         }
         self.ended_by(Instant::now() + PATIENCE);
     }
+}
+
+/// Runs an executable in a session of its own; setsid(1) becomes it.
+fn session(binary: &Path) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(binary);
+    command
 }
 
 /// An address that nobody listens at.

@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use super::{Plan, Server, Settings, free_address};
+use super::{Plan, Server, Settings, free_address, session};
 use crate::failure::{Context, Outcome};
 
 pub fn start(plan: &Plan, settings: &Settings, cached: bool) -> Outcome<Server> {
     let http = free_address()?;
     let config = settings.folder.join("nginx.conf");
     fs::write(&config, configuration(settings, http, cached)).context(config.display())?;
-    let mut command = Command::new(&plan.binary);
+    let mut command = session(&plan.binary);
     command.arg("-p").arg(&settings.folder).arg("-c").arg(&config);
     command.arg("-e").arg(settings.folder.join("errors")).stdout(Stdio::null());
     let log = settings.folder.join("log");

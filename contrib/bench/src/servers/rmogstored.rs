@@ -6,7 +6,7 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use serde::Deserialize;
 
-use super::{Plan, Server, Settings, free_address};
+use super::{Plan, Server, Settings, free_address, session};
 use crate::failure::{Context, Failure, Outcome};
 
 /// What of its status pipe is of use here.
@@ -47,7 +47,7 @@ pub fn start_on_chosen_ports(plan: &Plan, settings: &Settings) -> Outcome<Server
 }
 
 fn command(plan: &Plan, settings: &Settings, http: SocketAddr, mgmt: SocketAddr) -> Command {
-    let mut command = Command::new(&plan.binary);
+    let mut command = session(&plan.binary);
     command
         .arg(format!("--docroot={}", settings.docroot.display()))
         .arg(format!("--httplisten={http}"))

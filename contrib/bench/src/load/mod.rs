@@ -1,22 +1,29 @@
 //! The load: a closed loop over some connections to one server, in one thread. Each answer is
 //! checked; a wrong one ends the run.
 
+mod paced;
+
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, socket,
+};
 
 use crate::corpus::Corpus;
 use crate::failure::{Context, Failure, Outcome, go_on};
 use crate::http::Reader;
 use crate::work::{Expected, Request, Work};
 
-/// Received at once, at most.
-const BUFFER: usize = 256 << 10;
-/// Sent at once, at most.
-const PIECE: usize = 1 << 20;
+/// Received or sent at once, at most.
+const PIECE: usize = 256 << 10;
+/// The same where others are to have the processor soon.
+const SMALL_PIECE: usize = 32 << 10;
 /// Bodies up to this size are compared whole, of larger ones the ends of each piece received.
 const COMPARED_WHOLE: usize = 64 << 10;
 const END: usize = 64;
@@ -30,7 +37,6 @@ pub struct Load<'a> {
     address: SocketAddr,
     style: Style,
     poll: Poll,
-    events: Events,
     connections: Vec<Connection>,
     buffer: Vec<u8>,
 }
@@ -42,6 +48,11 @@ pub struct Style {
     pub reconnect: bool,
     /// Also large bodies are compared whole.
     pub thorough: bool,
+    /// Another load runs beside it, which must not wait for it.
+    pub modest: bool,
+    /// Which of this machine's own addresses it comes from, after the first one: an address has
+    /// ports for some 28,000 connections to a server.
+    pub source: u8,
 }
 
 /// What a run did.
@@ -69,10 +80,12 @@ struct Connection {
 /// What remains to be done in a run.
 struct Run<'w> {
     work: &'w dyn Work,
+    first: u64,
     next: u64,
     end: u64,
     tally: Tally,
     latencies: Option<&'w mut Vec<u64>>,
+    stop: Option<&'w AtomicBool>,
 }
 
 /// How an exchange stands.
@@ -94,9 +107,8 @@ impl<'a> Load<'a> {
             address,
             style,
             poll: Poll::new()?,
-            events: Events::with_capacity(connections.min(1024)),
             connections: Vec::with_capacity(connections),
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; style.piece()],
         };
         for index in 0..connections {
             let stream = load.connect(index)?;
@@ -114,34 +126,47 @@ impl<'a> Load<'a> {
         count: u64,
         latencies: Option<&mut Vec<u64>>,
     ) -> Outcome<Tally> {
-        let mut run =
-            Run { work, next: first, end: first + count, tally: Tally::default(), latencies };
+        let (end, tally) = (first + count, Tally::default());
+        self.complete(Run { work, first, next: first, end, tally, latencies, stop: None })
+    }
+
+    /// Does units from `first` on until told to stop; those that have begun are completed.
+    pub fn run_until(&mut self, work: &dyn Work, first: u64, stop: &AtomicBool) -> Outcome<Tally> {
+        let (end, tally, stop) = (u64::MAX, Tally::default(), Some(stop));
+        self.complete(Run { work, first, next: first, end, tally, latencies: None, stop })
+    }
+
+    fn complete(&mut self, mut run: Run) -> Outcome<Tally> {
         for index in 0..self.connections.len() {
             self.next_unit(index, &mut run)?;
         }
+        let mut events = Events::with_capacity(self.connections.len().min(1024));
         let mut heard = Instant::now();
-        while run.tally.units < count {
+        while run.tally.units < run.next - run.first {
             go_on()?;
-            let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-            let polled = self.poll.poll(&mut events, Some(TICK));
+            self.poll_again(&mut events, TICK)?;
             for event in &events {
                 self.advance(event.token().0, event.is_readable(), &mut run)?;
             }
             if !events.is_empty() {
                 heard = Instant::now();
-            }
-            self.events = events;
-            match polled {
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
-                _ if heard.elapsed() > PATIENCE => return Err(Failure::new("no answer")),
-                _ => {}
+            } else if heard.elapsed() > PATIENCE {
+                return Err(Failure::new("no answer"));
             }
         }
         Ok(run.tally)
     }
 
+    fn poll_again(&mut self, events: &mut Events, most: Duration) -> Outcome<()> {
+        match self.poll.poll(events, Some(most)) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn connect(&self, index: usize) -> Outcome<TcpStream> {
-        let mut stream = TcpStream::connect(self.address)
+        let source = [127, 0, 0, 1 + self.style.source];
+        let mut stream = connect_from(source.into(), self.address)
             .context(format!("cannot connect to {}", self.address))?;
         stream.set_nodelay(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -151,7 +176,7 @@ impl<'a> Load<'a> {
 
     /// Begins another unit, if one is left.
     fn next_unit(&mut self, index: usize, run: &mut Run) -> Outcome<()> {
-        if run.next == run.end {
+        if run.next == run.end || run.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
             self.connections[index].turn = None;
             return Ok(());
         }
@@ -163,14 +188,14 @@ impl<'a> Load<'a> {
     fn begin(&mut self, index: usize, number: u64, step: usize, run: &mut Run) -> Outcome<()> {
         let connection = &mut self.connections[index];
         connection.prepare(run.work, number, step, run.latencies.is_some());
-        connection.send(self.corpus)
+        connection.send(self.corpus, self.style.piece())
     }
 
     /// Goes on where the connection waits. What it begins then is answered by another event.
     fn advance(&mut self, index: usize, readable: bool, run: &mut Run) -> Outcome<()> {
         let connection = &mut self.connections[index];
         let Some((number, step)) = connection.turn else { return Ok(()) };
-        connection.send(self.corpus)?;
+        connection.send(self.corpus, self.style.piece())?;
         if !readable {
             return Ok(());
         }
@@ -231,11 +256,11 @@ impl Connection {
     }
 
     /// Sends what the socket takes.
-    fn send(&mut self, corpus: &Corpus) -> Outcome<()> {
+    fn send(&mut self, corpus: &Corpus, piece: usize) -> Outcome<()> {
         let (head, body) = (&self.request.head, &corpus.bytes()[self.request.body.clone()]);
         while self.sent < head.len() + body.len() {
             let in_body = self.sent.saturating_sub(head.len());
-            let body = &body[in_body..body.len().min(in_body + PIECE)];
+            let body = &body[in_body..body.len().min(in_body + piece)];
             let head = &head[self.sent.min(head.len())..];
             let sent = match (head.is_empty(), body.is_empty()) {
                 (_, true) => self.stream.write(head),
@@ -314,6 +339,27 @@ impl Connection {
         let asked = String::from_utf8_lossy(&self.request.head);
         Failure::new(format!("{}: {failure}", asked.lines().next().unwrap_or_default()))
     }
+}
+
+impl Style {
+    fn piece(self) -> usize {
+        if self.modest { SMALL_PIECE } else { PIECE }
+    }
+}
+
+/// Connects, without waiting, from an address of this machine.
+fn connect_from(source: Ipv4Addr, to: SocketAddr) -> Outcome<TcpStream> {
+    if source == Ipv4Addr::LOCALHOST {
+        return Ok(TcpStream::connect(to)?);
+    }
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) | Err(nix::Error::EINPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(TcpStream::from_std(socket.into()))
 }
 
 fn take_line(line: &mut Vec<u8>, bytes: &[u8], expected: &[u8]) -> Outcome<Option<bool>> {

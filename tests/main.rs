@@ -48,6 +48,8 @@ mod http_head;
 mod http_put;
 /// 8: listening sockets from outside.
 mod inherit;
+/// What requests cost in instructions.
+mod instructions;
 /// 5: what a hung disk and a crashing worker cost the others.
 mod isolation;
 /// Workers that die under load.

@@ -99,7 +99,7 @@ impl Field {
     ) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
         let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
         for entrant in &self.entrants {
-            if case.kind.writes() && entrant.plan.kind == ServerKind::NginxCached {
+            if !entrant.plan.kind.takes_part(case.kind.writes()) {
                 continue;
             }
             contestants.extend(self.contestant(entrant, case, quick)?);
@@ -134,6 +134,7 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     let peers = [
         (NGINX, ServerKind::Nginx, Path::new("nginx"), "-v"),
         ("nginx-cache", ServerKind::NginxCached, Path::new("nginx"), "-v"),
+        ("nginx-buffer", ServerKind::NginxBuffered, Path::new("nginx"), "-v"),
         ("lighttpd", ServerKind::Lighttpd, Path::new("lighttpd"), "-v"),
         ("cmogstored", ServerKind::Cmogstored, &args.cmogstored, "-V"),
     ];

@@ -56,7 +56,11 @@ impl Field {
     pub fn measure(&self, case: &'static Case, args: &Args) -> Outcome<Measured> {
         let contestants = self.contestants(case, args.quick)?;
         // A server's memory does not depend on how fast the machine is just now.
-        let most = if matches!(case.kind, Kind::Idle) { 5 } else { usize::MAX };
+        let most = match case.kind {
+            Kind::Idle if args.quick => 2,
+            Kind::Idle => 5,
+            _ => usize::MAX,
+        };
         rounds::run(case, contestants, args.rounds().min(most))
     }
 

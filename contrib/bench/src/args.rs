@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     pub only: Vec<String>,
 
-    /// Rounds of each case [default: 31, with --quick 7]
+    /// Rounds of each case [default: 31, with --quick 6]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rounds: Option<u32>,
 
@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["only", "peers", "baseline"])]
     pub scaling: bool,
 
-    /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
+    /// Whom to compare with, of nginx, nginx-cache, nginx-buffer, lighttpd, cmogstored [default: all there are]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
 
@@ -89,7 +89,7 @@ impl Args {
 
     /// Rounds of a case.
     pub fn rounds(&self) -> usize {
-        self.rounds.unwrap_or(if self.quick { 7 } else { 31 }) as usize
+        self.rounds.unwrap_or(if self.quick { 6 } else { 31 }) as usize
     }
 
     /// How long a turn lasts.

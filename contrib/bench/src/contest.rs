@@ -201,17 +201,23 @@ impl Contestant for Loaded<'_> {
     fn warm_up(&mut self) -> Outcome<()> {
         let words = |failure| self.entrant.blame(failure);
         let mut count = self.least;
-        loop {
-            let sample = self.measure(count, COMPARED).map_err(words)?;
-            let took = Duration::from_nanos(sample.wall_ns);
-            let share = self.arena.slice.as_secs_f64() / took.as_secs_f64();
-            let fitting = (count as f64 * share).ceil() as u64;
-            if took * 3 > self.arena.slice {
-                self.count = fitting.max(self.least);
-                return Ok(());
+        // The last run is a whole slice: the kernel has found by then how much of a large answer
+        // it may send before it has to wait, and the rate is what it will be.
+        for last in [false, true] {
+            loop {
+                let sample = self.measure(count, COMPARED).map_err(words)?;
+                let took = Duration::from_nanos(sample.wall_ns);
+                let share = self.arena.slice.as_secs_f64() / took.as_secs_f64();
+                let fitting = (count as f64 * share).ceil() as u64;
+                let enough = took * 3 > self.arena.slice;
+                count = fitting.min(count * 8).max(self.least);
+                if enough || last {
+                    break;
+                }
             }
-            count = fitting.min(count * 8);
         }
+        self.count = count;
+        Ok(())
     }
 
     fn slice(&mut self, last: bool) -> Outcome<Sample> {

@@ -56,7 +56,11 @@ impl Field {
     pub fn measure(&self, case: &'static Case, args: &Args) -> Outcome<Measured> {
         let contestants = self.contestants(case, args.quick)?;
         // A server's memory does not depend on how fast the machine is just now.
-        let most = if matches!(case.kind, Kind::Idle) { 5 } else { usize::MAX };
+        let most = match case.kind {
+            Kind::Idle if args.quick => 2,
+            Kind::Idle => 5,
+            _ => usize::MAX,
+        };
         rounds::run(case, contestants, args.rounds().min(most))
     }
 
@@ -99,7 +103,7 @@ impl Field {
     ) -> Outcome<Vec<Box<dyn Contestant + '_>>> {
         let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
         for entrant in &self.entrants {
-            if case.kind.writes() && entrant.plan.kind == ServerKind::NginxCached {
+            if !entrant.plan.kind.takes_part(case.kind.writes()) {
                 continue;
             }
             contestants.extend(self.contestant(entrant, case, quick)?);
@@ -134,6 +138,7 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     let peers = [
         (NGINX, ServerKind::Nginx, Path::new("nginx"), "-v"),
         ("nginx-cache", ServerKind::NginxCached, Path::new("nginx"), "-v"),
+        ("nginx-buffer", ServerKind::NginxBuffered, Path::new("nginx"), "-v"),
         ("lighttpd", ServerKind::Lighttpd, Path::new("lighttpd"), "-v"),
         ("cmogstored", ServerKind::Cmogstored, &args.cmogstored, "-V"),
     ];

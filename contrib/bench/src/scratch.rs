@@ -34,6 +34,7 @@ impl Scratch {
     /// An ext4 for root, else a temporary folder; with `folder`, a new one inside that.
     pub fn new(folder: Option<&Path>, shape: Shape) -> Outcome<Scratch> {
         let base = folder.map_or_else(std::env::temp_dir, Path::to_owned);
+        let base = base.canonicalize().context(base.display())?;
         let root = base.join(format!("rmogstored-bench-{}", std::process::id()));
         fs::create_dir(&root).context(format!("cannot make {}", root.display()))?;
         let handle = File::open(&root)?;

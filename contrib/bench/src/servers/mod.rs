@@ -45,6 +45,8 @@ pub enum Kind {
     Nginx,
     /// The same with a cache of open files.
     NginxCached,
+    /// The same with a large buffer for uploads.
+    NginxBuffered,
     /// lighttpd with WebDAV.
     Lighttpd,
 }
@@ -73,6 +75,16 @@ pub struct Server {
 }
 
 impl Kind {
+    /// Is a case with or without writing something for it? What makes PUTs cheaper leaves GETs
+    /// as they are, and the other way round.
+    pub fn takes_part(self, writes: bool) -> bool {
+        match self {
+            Kind::NginxCached => !writes,
+            Kind::NginxBuffered => writes,
+            _ => true,
+        }
+    }
+
     /// It has the sidechannel, and checks Content-MD5.
     pub fn is_storage_node(self) -> bool {
         matches!(self, Kind::Rmogstored | Kind::Cmogstored)
@@ -87,8 +99,9 @@ impl Plan {
         let started = match self.kind {
             Kind::Rmogstored => rmogstored::start(self, settings),
             Kind::Cmogstored => rmogstored::start_on_chosen_ports(self, settings),
-            Kind::Nginx => nginx::start(self, settings, false),
-            Kind::NginxCached => nginx::start(self, settings, true),
+            Kind::Nginx => nginx::start(self, settings, ""),
+            Kind::NginxCached => nginx::start(self, settings, nginx::OPEN_FILE_CACHE),
+            Kind::NginxBuffered => nginx::start(self, settings, nginx::LARGE_BUFFER),
             Kind::Lighttpd => lighttpd::start(self, settings),
         };
         let started = started.context(format!("cannot start {}", self.name))?;

@@ -1,4 +1,5 @@
-//! nginx: one worker, sendfile, WebDAV's PUT and DELETE.
+//! nginx: one worker, sendfile, WebDAV's PUT and DELETE. Once as it comes, and with what makes
+//! its GETs and its PUTs cheaper.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,10 +8,16 @@ use std::process::Stdio;
 use super::{Plan, Server, Settings, free_address, session};
 use crate::failure::{Context, Outcome};
 
-pub fn start(plan: &Plan, settings: &Settings, cached: bool) -> Outcome<Server> {
+/// It remembers files, open and with their sizes, and looks an hour later whether they changed.
+pub const OPEN_FILE_CACHE: &str =
+    "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h; open_file_cache_errors on;";
+/// An upload is read in pieces of this size instead of 16 KiB.
+pub const LARGE_BUFFER: &str = "client_body_buffer_size 1m;";
+
+pub fn start(plan: &Plan, settings: &Settings, more: &str) -> Outcome<Server> {
     let http = free_address()?;
     let config = settings.folder.join("nginx.conf");
-    fs::write(&config, configuration(settings, http, cached)).context(config.display())?;
+    fs::write(&config, configuration(settings, http, more)).context(config.display())?;
     let mut command = session(&plan.binary);
     command.arg("-p").arg(&settings.folder).arg("-c").arg(&config);
     command.arg("-e").arg(settings.folder.join("errors")).stdout(Stdio::null());
@@ -20,18 +27,12 @@ pub fn start(plan: &Plan, settings: &Settings, cached: bool) -> Outcome<Server> 
     Ok(server)
 }
 
-fn configuration(settings: &Settings, http: SocketAddr, cached: bool) -> String {
+fn configuration(settings: &Settings, http: SocketAddr, more: &str) -> String {
     let Settings { docroot, folder, workers, connections } = settings;
     let (docroot, folder) = (docroot.display(), folder.display());
     let files = connections + 1000;
     // Root's worker stays root where the master is, to write what the other servers read.
     let user = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
-    let cache = if cached {
-        "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h; \
-         open_file_cache_errors on;"
-    } else {
-        ""
-    };
     format!(
         "{user}
 daemon off;
@@ -54,7 +55,7 @@ http {{
     fastcgi_temp_path {folder}/unused;
     uwsgi_temp_path {folder}/unused;
     scgi_temp_path {folder}/unused;
-    {cache}
+    {more}
     server {{
         listen {http} backlog=1024;
         root {docroot};

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["only", "peers", "baseline"])]
     pub scaling: bool,
 
-    /// Whom to compare with, of nginx, nginx-cache, nginx-buffer, lighttpd, cmogstored [default: all there are]
+    /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,
 

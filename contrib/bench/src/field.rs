@@ -138,7 +138,6 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     let peers = [
         (NGINX, ServerKind::Nginx, Path::new("nginx"), "-v"),
         ("nginx-cache", ServerKind::NginxCached, Path::new("nginx"), "-v"),
-        ("nginx-buffer", ServerKind::NginxBuffered, Path::new("nginx"), "-v"),
         ("lighttpd", ServerKind::Lighttpd, Path::new("lighttpd"), "-v"),
         ("cmogstored", ServerKind::Cmogstored, &args.cmogstored, "-V"),
     ];

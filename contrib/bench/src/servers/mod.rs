@@ -45,8 +45,6 @@ pub enum Kind {
     Nginx,
     /// The same with a cache of open files.
     NginxCached,
-    /// The same with a large buffer for uploads.
-    NginxBuffered,
     /// lighttpd with WebDAV.
     Lighttpd,
 }
@@ -80,7 +78,6 @@ impl Kind {
     pub fn takes_part(self, writes: bool) -> bool {
         match self {
             Kind::NginxCached => !writes,
-            Kind::NginxBuffered => writes,
             _ => true,
         }
     }
@@ -101,7 +98,6 @@ impl Plan {
             Kind::Cmogstored => rmogstored::start_on_chosen_ports(self, settings),
             Kind::Nginx => nginx::start(self, settings, ""),
             Kind::NginxCached => nginx::start(self, settings, nginx::OPEN_FILE_CACHE),
-            Kind::NginxBuffered => nginx::start(self, settings, nginx::LARGE_BUFFER),
             Kind::Lighttpd => lighttpd::start(self, settings),
         };
         let started = started.context(format!("cannot start {}", self.name))?;

@@ -1,5 +1,5 @@
-//! nginx: one worker, sendfile, WebDAV's PUT and DELETE. Once as it comes, and with what makes
-//! its GETs and its PUTs cheaper.
+//! nginx: one worker, sendfile, WebDAV's PUT and DELETE, with and without what makes its GETs
+//! cheaper.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,8 +11,6 @@ use crate::failure::{Context, Outcome};
 /// It remembers files, open and with their sizes, and looks an hour later whether they changed.
 pub const OPEN_FILE_CACHE: &str =
     "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h; open_file_cache_errors on;";
-/// An upload is read in pieces of this size instead of 16 KiB.
-pub const LARGE_BUFFER: &str = "client_body_buffer_size 1m;";
 
 pub fn start(plan: &Plan, settings: &Settings, more: &str) -> Outcome<Server> {
     let http = free_address()?;
@@ -50,6 +48,7 @@ http {{
     keepalive_requests 1000000000;
     keepalive_time 100h;
     client_max_body_size 0;
+    client_body_buffer_size 256k;
     client_body_temp_path {folder}/uploads;
     proxy_temp_path {folder}/unused;
     fastcgi_temp_path {folder}/unused;

@@ -239,9 +239,7 @@ impl Turn<'_> {
         if self.progress.is_wanted() {
             return false;
         }
-        if !self.muted.replace(true) {
-            self.set_interest(false);
-        }
+        self.mute();
         self.progress.rest();
         let flags = match need {
             Need::Read => PollFlags::POLLIN,
@@ -250,6 +248,14 @@ impl Turn<'_> {
         let ready = poll(&mut [PollFd::new(self.socket, flags)], PATIENCE);
         self.progress.touch();
         ready.is_ok_and(|n| n > 0)
+    }
+
+    /// Until the end of this turn the loop hears nothing of the connection. Else each packet of a
+    /// large body would wake it.
+    pub fn mute(&self) {
+        if !self.muted.replace(true) {
+            self.set_interest(false);
+        }
     }
 
     fn set_interest(&self, interested: bool) {

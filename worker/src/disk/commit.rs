@@ -89,6 +89,11 @@ impl Incoming {
         &self.file
     }
 
+    /// Nobody can see it yet.
+    pub fn is_new(&self) -> bool {
+        !matches!(self.place, Place::Final)
+    }
+
     /// Gives the file its final name. `replacing` is called before a file that is there loses
     /// its name to the new one, and what it returns is kept until that is done; it is called too
     /// when a file has been written in place.

@@ -21,6 +21,10 @@ use crate::sys::{file, socket};
 
 /// What one read from the socket may bring, and one write to the disk take.
 const BUFFER: usize = 256 * 1024;
+/// Bodies from this size on are worth a system call or two that make them cheaper.
+const LARGE: u64 = 64 * 1024;
+/// Disk space is reserved in steps of this size: what a peer merely announces takes no more.
+const RESERVED: u64 = 64 * 1024 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
 /// Writeback of a large file is started in steps of this size.
@@ -46,6 +50,8 @@ pub struct Put {
     spooled: bool,
     received: u64,
     synced: u64,
+    /// Where the disk space that has been reserved ends.
+    reserved: u64,
     digest: Option<Md5>,
     leftover: Vec<u8>,
     has_read: bool,
@@ -93,6 +99,7 @@ impl Put {
             spooled,
             received: 0,
             synced: 0,
+            reserved: 0,
             digest: wanted.then(Md5::new),
             leftover: Vec::new(),
             has_read: false,
@@ -120,6 +127,9 @@ impl Put {
                 return Turned::Over(Outcome::Broken);
             }
         }
+        if self.is_large() {
+            turn.mute();
+        }
         let before = self.received;
         let stopped = THREAD_BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
@@ -140,6 +150,15 @@ impl Put {
             }
             Err(Stop::Bad(status)) => Turned::Over(self.fail(turn, status)),
             Err(Stop::Disk(e)) => Turned::Over(self.fail_on_disk(turn, &e)),
+        }
+    }
+
+    /// More is to come than a few packets.
+    fn is_large(&self) -> bool {
+        match self.framing {
+            Framing::Length(left) => left >= LARGE,
+            Framing::Chunked(_) => true,
+            Framing::Ended => false,
         }
     }
 
@@ -298,10 +317,31 @@ impl Put {
         }
         let start = if self.spooled { 0 } else { self.start };
         turn.progress.touch();
+        if self.received >= self.reserved {
+            self.reserved = self.reserve(incoming, data.len() as u64).map_err(Stop::Disk)?;
+        }
         incoming.file().write_all_at(data, start + self.received).map_err(Stop::Disk)?;
         self.received += data.len() as u64;
         self.pace(turn, start);
         Ok(())
+    }
+
+    /// Reserves disk space for what comes next, which is cheaper than page by page as it is written,
+    /// and keeps it in one piece. `ENOSPC`, `EDQUOT`: the body does not fit. Returns up to where.
+    fn reserve(&self, incoming: &Incoming, present: u64) -> io::Result<u64> {
+        let left = match self.framing {
+            Framing::Length(left) if incoming.is_new() => left + present,
+            _ => 0,
+        };
+        let len = left.min(RESERVED);
+        if len < LARGE {
+            return Ok(u64::MAX);
+        }
+        match file::reserve(incoming.file().as_fd(), self.received, len) {
+            Ok(()) => Ok(self.received + len),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Err(e),
+            Err(_) => Ok(u64::MAX), // The filesystem cannot; what else is wrong, the write will tell.
+        }
     }
 
     /// Starts writeback as the file grows, and waits for the window before the last: no device

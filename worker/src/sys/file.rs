@@ -184,6 +184,15 @@ fn link_through_proc(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> 
     check(result.into()).map(|_| ())
 }
 
+/// Gives a file disk space for a range that is going to be written: fallocate(2). `EOPNOTSUPP`:
+/// the filesystem cannot. `ENOSPC`: there is not so much.
+#[expect(unsafe_code, reason = "fallocate")]
+pub fn reserve(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as i64, len as i64) };
+    check(result.into()).map(|_| ())
+}
+
 /// Starts writing a range of dirty pages to the disk without waiting: sync_file_range(2).
 pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
     sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE);

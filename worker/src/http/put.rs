@@ -28,7 +28,7 @@ const RESERVED: u64 = 64 * 1024 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
 /// Writeback of a large file is started in steps of this size.
-const WINDOW: u64 = 4 * 1024 * 1024;
+const WINDOW: u64 = 8 * 1024 * 1024;
 
 thread_local! {
     static THREAD_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -344,11 +344,12 @@ impl Put {
         }
     }
 
-    /// Starts writeback as the file grows, and waits for the window before the last: no device
-    /// may pile up the dirty pages for which the writers of every other one would have to wait.
+    /// Starts writeback as the file grows, one window behind, and waits for the one before: no
+    /// device may pile up the dirty pages for which the writers of every other one would have to
+    /// wait. What smaller files leave dirty, the kernel writes in its own time.
     fn pace(&mut self, turn: &Turn<'_>, start: u64) {
         let Some(incoming) = &self.file else { return };
-        while self.received - self.synced >= WINDOW {
+        while self.received - self.synced >= 2 * WINDOW {
             let file = incoming.file().as_fd();
             turn.progress.touch();
             file::start_writeback(file, start + self.synced, WINDOW);

@@ -200,10 +200,7 @@ pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
 
 /// Waits until a range whose writeback was started is on the disk.
 pub fn wait_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
-    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    sync_range(file, offset, len, flags);
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
 }
 
 /// Only paces the writer: an error shows again in the write or the close that matters.

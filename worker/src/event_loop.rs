@@ -107,6 +107,9 @@ pub(crate) struct Worker {
     parcel: Vec<u8>,
     done: Vec<Done>,
     inbox_waits: bool,
+    /// Disk threads have been given short work in this round. On a processor that they share with
+    /// the loop they do it before the next one: else each packet that comes interrupts them.
+    pub(crate) gives_way: bool,
     pub(crate) next_group: u64,
     pub(crate) next_reading: u64,
 }
@@ -156,6 +159,7 @@ impl Worker {
             clerk: Clerk::new(),
             usage_interval: usage_interval(),
             looked: 0,
+            gives_way: false,
             next_group: 0,
             next_reading: 0,
             now: 0,
@@ -203,6 +207,9 @@ impl Worker {
             self.continue_others();
             if self.now >= self.next_tick {
                 self.tick();
+            }
+            if std::mem::take(&mut self.gives_way) {
+                std::thread::yield_now();
             }
         }
         Ok(())

@@ -58,6 +58,15 @@ pub enum Op {
 }
 
 impl Op {
+    /// True for what a disk thread does in one go, in less time than others would notice.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Op::Put(put) => !put.is_large(),
+            Op::Delete(_) => true,
+            _ => false,
+        }
+    }
+
     /// True before its first turn.
     pub fn is_fresh(&self) -> bool {
         match self {

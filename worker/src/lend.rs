@@ -26,6 +26,7 @@ impl Worker {
         self.timers.stop(key);
         self.note_use(device.key);
         self.next_tick_soon();
+        self.gives_way |= op.is_short();
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };

@@ -154,7 +154,7 @@ impl Put {
     }
 
     /// More is to come than a few packets.
-    fn is_large(&self) -> bool {
+    pub fn is_large(&self) -> bool {
         match self.framing {
             Framing::Length(left) => left >= LARGE,
             Framing::Chunked(_) => true,

@@ -171,6 +171,13 @@ pub fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
     Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version })
 }
 
+/// nginx as it is installed.
+pub fn nginx() -> Option<Plan> {
+    let binary = find(Path::new("nginx"))?;
+    let version = version(&binary, "-v");
+    Some(Plan { name: NGINX, kind: ServerKind::Nginx, binary, version })
+}
+
 /// As many descriptors as we may have; servers inherit it.
 pub fn raise_descriptors() -> Outcome<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

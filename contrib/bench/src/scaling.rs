@@ -13,7 +13,7 @@ use crate::contest::{Arena, Contestant, Entrant, Loaded};
 use crate::corpus::{SMALL, Set};
 use crate::cpu::{self, Favoured};
 use crate::failure::{Context, Outcome, go_on};
-use crate::field::{own, raise_descriptors};
+use crate::field::{nginx, own, raise_descriptors};
 use crate::holder::Held;
 use crate::report;
 use crate::rounds::{self, Measured};
@@ -27,6 +27,8 @@ const WORKERS: [(usize, &str); 4] =
 const DEVICES: [u64; 3] = [1, 8, 36];
 /// By how much any number of workers may be behind the best one.
 const MOST_OF_BEST: f64 = 1.1;
+/// With so many, nginx shows what workers cost any server that shares one processor among them.
+const NGINX_DEVICES: u64 = 8;
 const BUSY: usize = 64;
 const IDLE: [(usize, &str); 3] =
     [(0, "none idle"), (10_000, "10,000 idle"), (40_000, "40,000 idle")];
@@ -49,6 +51,8 @@ static PUT: [Case; 3] = [
     case("put4k-8", "PUT 4 KiB, 8 devices", Kind::Put(4 << 10), 32),
     case("put4k-36", "PUT 4 KiB, 36 devices", Kind::Put(4 << 10), 32),
 ];
+static NGINX_GET: Case = case("nginx-get4k", "nginx: GET 4 KiB", Kind::Get(SMALL), 32);
+static NGINX_PUT: Case = case("nginx-put4k", "nginx: PUT 4 KiB", Kind::Put(4 << 10), 32);
 static BESIDE_IDLE: Case = case("idle", "GET 4 KiB, 64 busy connections", Kind::Get(SMALL), BUSY);
 static SMALL_CORPUS: Case = case("files", "GET 4 KiB, 1000 files of more", Kind::Get(SMALL), 32);
 static SCATTERED_CORPUS: Case =
@@ -64,7 +68,13 @@ pub fn run(args: &Args) -> Outcome<()> {
     let bench = Bench { args, plan, scratch };
     let mut all = Vec::new();
     for (index, devices) in DEVICES.into_iter().enumerate() {
-        all.extend(bench.workers(devices, [&GET[index], &PUT[index]])?);
+        all.extend(bench.workers(&bench.plan, devices, [&GET[index], &PUT[index]])?);
+    }
+    match nginx() {
+        Some(nginx) => {
+            all.extend(bench.workers(&nginx, NGINX_DEVICES, [&NGINX_GET, &NGINX_PUT])?);
+        }
+        None => eprintln!("absent: nginx"),
     }
     all.push(bench.idle_connections()?);
     all.push(bench.many_files()?);
@@ -82,9 +92,14 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// With this many devices: how much do more workers cost?
-    fn workers(&self, devices: u64, cases: [&'static Case; 2]) -> Outcome<[Measured; 2]> {
-        let arena = self.arena(&format!("devices{devices}"), devices, SMALL)?;
-        let start = |(index, &(workers, _))| self.start(&arena, workers, index);
+    fn workers(
+        &self,
+        plan: &Plan,
+        devices: u64,
+        cases: [&'static Case; 2],
+    ) -> Outcome<[Measured; 2]> {
+        let arena = self.arena(&format!("{}{devices}", plan.name), devices, SMALL)?;
+        let start = |(index, &(workers, _))| Entrant::start(&arena, plan.clone(), workers, index);
         let nodes: Outcome<Vec<Entrant>> = WORKERS.iter().enumerate().map(start).collect();
         let nodes = nodes?;
         let measure = |case: &'static Case| -> Outcome<Measured> {

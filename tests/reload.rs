@@ -37,6 +37,13 @@ fn generations(node: &Node) -> Vec<u64> {
     workers.map(|worker| worker["generation"].as_u64().unwrap()).collect()
 }
 
+/// Each worker of the first generation has been told, or has gone already.
+fn old_workers_drain(node: &Node) -> bool {
+    let status = node.status();
+    let mut old = status["workers"].as_array().unwrap().iter().filter(|w| w["generation"] == 1);
+    old.all(|worker| worker["state"] == "draining")
+}
+
 #[test]
 fn reload_replaces_the_workers_and_keeps_ports_and_requests() {
     let node = start("");
@@ -46,6 +53,7 @@ fn reload_replaces_the_workers_and_keeps_ports_and_requests() {
     rewrite(&node, "httplisten = 127.0.0.1:0\nmaxconns = 77\nbody_timeout = 7\n");
     assert_eq!(reload(&node, "reloaded")["generation"], 2);
     assert_eq!(node.status()["generation"], 2);
+    until("the old workers to drain", || old_workers_drain(&node));
     half.send("a");
     half.ask("b").expect_and(201, "close");
     until("the old workers to go", || generations(&node) == [2, 2]);

@@ -17,8 +17,10 @@ use crate::scoreboard::Mark;
 use crate::spec::SiteId;
 use crate::sys::file::View;
 
-/// Milliseconds that a file is kept.
-const LIFE_MS: u64 = 1000;
+/// Milliseconds that a file counts. It is closed at the next tick, less than a second after it was
+/// opened. The device's directory, which is of no use meanwhile, is let go after a second: until
+/// then a file that is still hot must have been opened again.
+const LIFE_MS: u64 = 750;
 /// Places in a set: a hash chooses the set, any place in it will do.
 const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.

@@ -116,7 +116,8 @@ impl Worker {
             }
             Err(e) => match e.raw_os_error() {
                 Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                    if !self.make_room() {
+                    // Files are opened again easily; clients are closed when that is not enough.
+                    if !self.give_up_files() && !self.make_room() {
                         self.complain(&e);
                         self.pause_listeners();
                     }

@@ -17,8 +17,10 @@ use crate::scoreboard::Mark;
 use crate::spec::SiteId;
 use crate::sys::file::View;
 
-/// Milliseconds that a file is kept.
-const LIFE_MS: u64 = 1000;
+/// Milliseconds that a file counts. It is closed at the next tick, less than a second after it was
+/// opened. The device's directory, which is of no use meanwhile, is let go after a second: until
+/// then a file that is still hot must have been opened again.
+const LIFE_MS: u64 = 750;
 /// Places in a set: a hash chooses the set, any place in it will do.
 const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.
@@ -108,8 +110,9 @@ impl AsFd for OpenFile {
 
 impl OpenFiles {
     /// Room for an eighth of the descriptors that the process may have: RLIMIT_NOFILE, getrlimit(2).
+    /// Where they are very few, connections need all of them.
     pub(crate) fn new(descriptors: u64) -> OpenFiles {
-        let most = (descriptors / 8).clamp(WAYS as u64, MOST as u64) as usize;
+        let most = (descriptors / 8).min(MOST as u64) as usize;
         let sets = vec![[Place::default(); WAYS]; most / WAYS];
         OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
     }
@@ -135,7 +138,7 @@ impl OpenFiles {
         now: u64,
     ) -> Option<Dropped> {
         let hash = path.hash();
-        if !self.was_asked_for(hash) || !file.is_unchanged() {
+        if self.sets.is_empty() || !self.was_asked_for(hash) || !file.is_unchanged() {
             return None;
         }
         let set = self.set_of(hash);
@@ -284,11 +287,12 @@ mod tests {
         assert!(bench.files.keep(SITE, &path(1), &file, 10).is_none());
         assert!(bench.files.get(SITE, &path(1), 10).is_none());
         assert!(bench.files.keep(SITE, &path(1), &file, 20).is_none());
-        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), 1019).unwrap(), &file));
+        let last = 20 + LIFE_MS - 1;
+        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), last).unwrap(), &file));
         assert!(bench.files.get(SiteId(1), &path(1), 20).is_none());
-        assert!(bench.files.get(SITE, &path(1), 1020).is_none());
-        assert!(bench.files.sweep(1019).is_empty());
-        let dropped = bench.files.sweep(1020);
+        assert!(bench.files.get(SITE, &path(1), last + 1).is_none());
+        assert!(bench.files.sweep(last).is_empty());
+        let dropped = bench.files.sweep(last + 1);
         assert_eq!(dropped.len(), 1);
         assert!(Arc::ptr_eq(&dropped[0].file, &file) && dropped[0].path == path(1));
         assert!(bench.files.is_empty());
@@ -313,6 +317,16 @@ mod tests {
         assert!(bench.files.get(SITE, &path(1), 1).is_some());
         assert!(bench.files.forget(SITE, &path(1)).is_some());
         assert!(bench.files.get(SITE, &path(1), 1).is_none());
+    }
+
+    #[test]
+    fn nothing_is_kept_where_descriptors_are_few() {
+        let mut bench = Bench::new();
+        bench.files = OpenFiles::new(20);
+        assert!(bench.ask_twice(&path(1), 0).is_none());
+        assert!(bench.files.is_empty());
+        assert!(bench.files.get(SITE, &path(1), 0).is_none());
+        assert!(bench.files.forget(SITE, &path(1)).is_none());
     }
 
     #[test]

@@ -149,10 +149,15 @@ impl Worker {
     pub(crate) fn after_batch(&mut self, key: usize, next: Next, state: State) -> Next {
         let more = matches!(state, State::Sending(_));
         self.conns[key].state = state;
-        match self.send_output(key, more) {
-            Next::Again => next,
-            other => other,
+        let sent = self.send_output(key, more);
+        if matches!(sent, Next::Again) {
+            return next;
         }
+        // By the time the head has gone, the pages that have just been seen may have gone too.
+        if let State::Sending(sending) = &mut self.conns[key].state {
+            sending.waits = true;
+        }
+        sent
     }
 
     pub(crate) fn finish_batch(&mut self, key: usize, ending: Ending) -> Next {

@@ -385,6 +385,14 @@ impl Worker {
         }
     }
 
+    /// Closes all files that are kept, for want of descriptors. False: there are none.
+    pub(crate) fn give_up_files(&mut self) -> bool {
+        let kept = self.files.sweep(u64::MAX);
+        let any = !kept.is_empty();
+        kept.into_iter().for_each(|dropped| self.close_kept(dropped));
+        any
+    }
+
     fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: OpenFile) {
         let device = self.device(Device::key_of(site, path));
         self.in_background(&device, Op::Release(Released::File(file.into_fd())));

@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::control::Channel;
+    use crate::disk::path::DevPath;
     use crate::scoreboard::Scoreboard;
     use crate::spec::{Service, Settings, Site, SiteId, WorkerSpec};
     use crate::sys::socket::seqpacket_pair;
@@ -202,6 +203,26 @@ mod tests {
         }
         worker.watch_devices();
         assert_eq!(slot.state(), DeviceState::Ok);
+    }
+
+    #[test]
+    fn directory_stays_while_a_file_that_is_kept_open_is_asked_for() {
+        let (docroot, _master, mut worker) = owner_of_stalled(false);
+        worker.board.device(KEY).unwrap().set_state(DeviceState::Ok);
+        let dev = docroot.path().join("dev1");
+        std::fs::write(dev.join("file"), "hot").unwrap();
+        worker.device(KEY).adopt_dir(std::fs::File::open(dev).unwrap().into(), true, false);
+        let path = DevPath::parse(b"/dev1/file").unwrap();
+        for now in (0..3000).step_by(30) {
+            worker.now = now;
+            assert!(worker.open_cached(KEY.site, &path).is_some(), "the disk is needed at {now}");
+            // Just before the next request: ticks come at any time.
+            worker.now += 29;
+            worker.watch_devices();
+        }
+        worker.now += 1000;
+        worker.watch_devices();
+        assert!(worker.device(KEY).dir_at_hand().is_none());
     }
 
     #[test]

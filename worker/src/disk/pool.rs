@@ -337,6 +337,41 @@ mod tests {
     }
 
     #[test]
+    fn every_job_is_done_whatever_the_limit_does_meanwhile() {
+        struct Turns(u32, Sender<()>);
+        impl Job for Turns {
+            fn run(self, _: &Progress) -> Option<Self> {
+                match self.0 {
+                    0 => self.1.send(()).ok().and(None),
+                    left => Some(Turns(left - 1, self.1)),
+                }
+            }
+        }
+        let pool = Pool::new("test".into(), 3);
+        let (tell, done) = channel();
+        for n in 0..2000 {
+            pool.submit(Turns(n % 3, tell.clone()), usize::MAX).ok().unwrap();
+            match n % 7 {
+                // The threads come to rest in between.
+                0 => thread::sleep(Duration::from_micros(200)),
+                3 => pool.set_limit(1 + n as usize % 5),
+                _ => {}
+            }
+        }
+        for _ in 0..2000 {
+            done.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        let begun = Instant::now();
+        let at_rest = |state: &State<_>| !state.waking && state.idle.len() == state.threads.len();
+        while !at_rest(&pool.0.lock()) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "a thread is lost");
+            thread::yield_now();
+        }
+        assert_eq!(pool.in_flight(), 0);
+        assert!(pool.0.lock().threads.len() <= 5);
+    }
+
+    #[test]
     fn panic_in_a_job_costs_that_job_only() {
         let pool = Pool::new("test".into(), 1);
         let panicking = Step(Box::new(|| std::panic::resume_unwind(Box::new(()))));

@@ -5,7 +5,7 @@
 //! alone decides, for a file may be asked for through several spellings of its folder.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use crate::disk::path::DevPath;
 
@@ -58,13 +58,15 @@ impl Changes {
         Mark { counter, seen: counter.0.load(Acquire) }
     }
 
-    /// What killed processes had begun is over. It may have changed what it was about.
+    /// What killed processes had begun is over. It may have changed what it was about. What a
+    /// living one has begun (a worker that drains, one that a dead disk had held) counts as over
+    /// too, until it ends.
     pub(super) fn settle(&self) {
         for counter in &self.0 {
-            let (begun, done) = halves(counter.0.load(Relaxed));
-            if begun != done {
-                counter.0.store(joined(begun.wrapping_add(1), begun.wrapping_add(1)), Release);
-            }
+            let _ = counter.0.fetch_update(AcqRel, Acquire, |word| {
+                let (begun, done) = halves(word);
+                (begun != done).then(|| both(begun.wrapping_add(1)))
+            });
         }
     }
 }
@@ -78,11 +80,15 @@ impl Mark {
 }
 
 impl Drop for Change {
-    /// Never past those begun: [`Changes::settle`] may have counted this one already.
+    /// No mark outlives the end of a change, not even one taken after [`Changes::settle`] has
+    /// counted the change as done: the word is always another one afterwards.
     fn drop(&mut self) {
         let _ = self.0.0.fetch_update(AcqRel, Acquire, |word| {
             let (begun, done) = halves(word);
-            (begun != done).then_some(joined(begun, done.wrapping_add(1)))
+            Some(match begun == done {
+                true => both(begun.wrapping_add(1)),
+                false => joined(begun, done.wrapping_add(1)),
+            })
         });
     }
 }
@@ -95,9 +101,14 @@ fn joined(begun: u32, done: u32) -> u64 {
     u64::from(begun) << 32 | u64::from(done)
 }
 
+fn both(count: u32) -> u64 {
+    joined(count, count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
 
     fn changes() -> &'static Changes {
         Box::leak(Box::default())
@@ -143,10 +154,37 @@ mod tests {
         let cut_off = changes.begin(&file);
         changes.settle();
         assert!(!mark.stands());
+        assert!(changes.mark(&file).stands());
+        // No longer than that process lives.
+        std::mem::forget(cut_off);
+        changes.settle();
+        assert!(changes.mark(&file).stands());
+    }
+
+    #[test]
+    fn change_that_was_settled_while_it_went_on_still_ends_every_mark() {
+        let changes = changes();
+        let file = path("/dev1/file");
+        let survivor = changes.begin(&file);
+        changes.settle();
+        let early = changes.mark(&file);
+        let other = changes.begin(&file);
+        drop(survivor);
+        let late = changes.mark(&file);
+        drop(other);
+        assert!(!early.stands() && !late.stands());
+        assert!(changes.mark(&file).stands());
+    }
+
+    #[test]
+    fn mark_taken_after_settling_ends_with_the_change_that_went_on() {
+        let changes = changes();
+        let file = path("/dev1/file");
+        let survivor = changes.begin(&file);
+        changes.settle();
         let mark = changes.mark(&file);
-        assert!(mark.stands());
-        drop(cut_off);
-        assert!(mark.stands());
+        drop(survivor);
+        assert!(!mark.stands());
     }
 
     #[test]

@@ -231,12 +231,14 @@ fn link_through_proc(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> 
     check(result.into()).map(|_| ())
 }
 
-/// Gives a file disk space for a range that is going to be written: fallocate(2). `EOPNOTSUPP`:
-/// the filesystem cannot. `ENOSPC`: there is not so much.
+/// Gives a file disk space for a range that is going to be written: fallocate(2). Its size stays:
+/// it would be on the disk before the content is, and a power cut would leave a file of the right
+/// length full of zeros. `EOPNOTSUPP`: the filesystem cannot. `ENOSPC`: there is not so much.
 #[expect(unsafe_code, reason = "fallocate")]
 pub fn reserve(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    let (file, mode) = (file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE);
     // SAFETY: takes integers only.
-    let result = unsafe { libc::fallocate(file.as_raw_fd(), 0, offset as i64, len as i64) };
+    let result = unsafe { libc::fallocate(file, mode, offset as i64, len as i64) };
     check(result.into()).map(|_| ())
 }
 
@@ -320,6 +322,20 @@ mod tests {
         let mut text = b"head:".to_vec();
         assert_eq!(read_cached(file.as_fd(), &mut text, 100, 4).unwrap(), 6);
         assert_eq!(text, b"head:456789");
+    }
+
+    #[test]
+    fn reserved_space_belongs_to_the_file_and_does_not_make_it_longer() {
+        use std::os::unix::fs::MetadataExt;
+        let (folder, _dir) = folder();
+        let file = File::create_new(folder.path().join("file")).unwrap();
+        match reserve(file.as_fd(), 0, 1 << 20) {
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return,
+            reserved => reserved.unwrap(),
+        }
+        let facts = file.metadata().unwrap();
+        assert_eq!(facts.len(), 0);
+        assert!(facts.blocks() * 512 >= 1 << 20);
     }
 
     #[test]

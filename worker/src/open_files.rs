@@ -1,8 +1,8 @@
 //! Files that were asked for again within a short time stay open for a second: a hot file then
-//! costs no open, no fstat and no close. Loop thread only.
+//! costs no open and no close. Loop thread only.
 //!
-//! An entry counts while its [`Mark`](crate::scoreboard::Mark) stands, and for [`LIFE_MS`] at
-//! most, so that what was changed or removed by hand is noticed too. [`OpenFiles::sweep`] gives up
+//! An entry counts while its [`Mark`](crate::scoreboard::Mark) stands and its inode is as it was,
+//! and for [`LIFE_MS`] at most, so that what was renamed by hand is noticed too. [`OpenFiles::sweep`] gives up
 //! the others soon after: an open file keeps the blocks of a removed one, and a disk mounted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,6 +85,12 @@ impl OpenFile {
         self.mark.is_some_and(|mark| mark.stands())
     }
 
+    /// True when it is what it was, as far as the inode tells: a process with another scoreboard
+    /// may have changed it, such as one of the other generation during an upgrade.
+    fn is_as_it_was(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink > 0 && Facts::from(&stat) == self.facts)
+    }
+
     /// True when it has no name any more, whoever took it away.
     pub fn is_removed(&self) -> bool {
         fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
@@ -124,7 +130,7 @@ impl OpenFiles {
         }
         let (_, key) = self.find(site, path, path.hash())?;
         let entry = &self.entries[key];
-        let good = now < entry.until && entry.file.is_unchanged();
+        let good = now < entry.until && entry.file.is_unchanged() && entry.file.is_as_it_was();
         good.then(|| Arc::clone(&entry.file))
     }
 
@@ -317,6 +323,18 @@ mod tests {
         assert!(bench.files.get(SITE, &path(1), 1).is_some());
         assert!(bench.files.forget(SITE, &path(1)).is_some());
         assert!(bench.files.get(SITE, &path(1), 1).is_none());
+    }
+
+    #[test]
+    fn change_that_was_not_counted_is_noticed() {
+        let mut bench = Bench::new();
+        for change in [|name| std::fs::remove_file(name), |name| std::fs::write(name, "longer")] {
+            bench.ask_twice(&path(1), 0);
+            assert!(bench.files.get(SITE, &path(1), 1).is_some());
+            change(bench.folder.path().join(path(1).hash().to_string())).unwrap();
+            assert!(bench.files.get(SITE, &path(1), 1).is_none());
+            bench.files.forget(SITE, &path(1));
+        }
     }
 
     #[test]

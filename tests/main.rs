@@ -54,10 +54,14 @@ mod instructions;
 mod isolation;
 /// Workers that die under load.
 mod kill_storm;
+/// Large files, slow clients, disk space.
+mod large_transfers;
 /// What workers and connections cost.
 mod memory;
 /// nginx in front of the node.
 mod nginx;
+/// Files that workers keep open.
+mod open_files;
 /// Units, init scripts, man pages, completions.
 mod packaging;
 /// `user` and `group`.

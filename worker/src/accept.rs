@@ -99,6 +99,10 @@ impl Worker {
             return self.pause_listeners();
         }
         self.accept_one(index);
+        // Nobody took it: their inboxes are full. No more until there is room here.
+        if self.conns.len() > self.settings.maxconns {
+            self.pause_listeners();
+        }
     }
 
     /// True when there was a connection.

@@ -70,16 +70,24 @@ fn run(args: &Args) -> Outcome<()> {
     }
     let field = field::Field::set_up(args)?;
     let mut all = Vec::new();
+    let mut outcome = Ok(());
     for case in cases {
-        let measured = field.measure(case, args)?;
-        report::print(&measured);
-        all.push(measured);
+        match field.measure(case, args) {
+            Ok(measured) => {
+                report::print(&measured);
+                all.push(measured);
+            }
+            Err(failure) => {
+                outcome = Err(failure); // What has been measured before it still counts.
+                break;
+            }
+        }
     }
     if all.len() > 1 {
         report::summarize(&all);
     }
-    match &args.json {
-        Some(file) => report::write_json(file, &all, field.about(args)),
-        None => Ok(()),
+    if let Some(file) = &args.json {
+        report::write_json(file, &all, field.about(args))?;
     }
+    outcome
 }

@@ -176,7 +176,10 @@ impl<J: Job> Shared<J> {
         } else if state.threads.len() < state.limit {
             match self.start_thread(state) {
                 Ok(()) => state.waking = true,
-                Err(e) => log::error!("{}: cannot start a disk thread: {e}", self.name),
+                Err(e) if state.threads.is_empty() => {
+                    log::error!("{}: cannot start a disk thread: {e}", self.name);
+                }
+                Err(e) => log::debug!("{}: cannot start one more disk thread: {e}", self.name),
             }
         }
         helper

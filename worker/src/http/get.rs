@@ -270,10 +270,14 @@ impl Get {
             },
         };
         let before = transfer.rest.len;
+        // A socket that is said to be ready and takes nothing is left to the loop.
+        let mut waited_at = u64::MAX;
         let pumped = loop {
             let budget = SLICE.saturating_sub(before - transfer.rest.len);
             match transfer.pump(turn.socket, budget, || turn.progress.touch()) {
-                Pumped::Blocked if turn.wait_for(Need::Write) => {}
+                Pumped::Blocked if transfer.rest.len < waited_at && turn.wait_for(Need::Write) => {
+                    waited_at = transfer.rest.len;
+                }
                 pumped => break pumped,
             }
         };

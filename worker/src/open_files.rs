@@ -1,9 +1,9 @@
 //! Files that were asked for again within a short time stay open for a second: a hot file then
 //! costs no open and no close. Loop thread only.
 //!
-//! An entry counts while its [`Mark`](crate::scoreboard::Mark) stands and its inode is as it was,
-//! and for [`LIFE_MS`] at most, so that what was renamed by hand is noticed too. [`OpenFiles::sweep`] gives up
-//! the others soon after: an open file keeps the blocks of a removed one, and a disk mounted.
+//! An entry counts while its [`Mark`] stands and its inode is as it was, and for most of a second
+//! at most, so that what was renamed by hand is noticed too. The clock's work gives up the others
+//! soon after: an open file keeps the blocks of a removed one, and a disk mounted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};

@@ -80,7 +80,7 @@ impl Mark {
 }
 
 impl Drop for Change {
-    /// No mark outlives the end of a change, not even one taken after [`Changes::settle`] has
+    /// No mark outlives the end of a change, not even one taken after `Changes::settle` has
     /// counted the change as done: the word is always another one afterwards.
     fn drop(&mut self) {
         let _ = self.0.0.fetch_update(AcqRel, Acquire, |word| {

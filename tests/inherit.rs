@@ -1,8 +1,15 @@
 //! Listening sockets from outside.
 
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
 
-use crate::harness::{Client, INHERITED_FD, Setup, until};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::signal::{Signal, kill};
+
+use crate::harness::{Client, INHERITED_FD, Setup, until, until_some};
 
 #[test]
 fn a_listener_whose_address_matches_is_taken_over() {
@@ -46,6 +53,53 @@ fn a_listener_that_is_made_blocking_again_hangs_nobody() {
         node.client().stays_open();
         first.stays_open();
     }
+}
+
+/// The kernel wakes one worker for a connection. Should that one be killed before it accepts, the
+/// connection does not wait for its replacement. This process stands in for the one woken.
+#[test]
+fn a_connection_that_nobody_took_is_accepted_when_a_worker_dies() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, shared) = (listener.local_addr().unwrap(), listener.try_clone().unwrap());
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+    let wanted = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+    epoll.add(&shared, EpollEvent::new(wanted, 0)).unwrap();
+    let node = Setup::new()
+        .workers("2")
+        .http(&address.to_string())
+        .env("CMOGSTORED_FD", INHERITED_FD)
+        .inherit(listener)
+        .start();
+    let die = || {
+        let seen = node.events.so_far().len();
+        kill(node.workers()[0], Signal::SIGKILL).unwrap();
+        seen
+    };
+    // Its replacement then takes 400 ms.
+    for _ in 0..3 {
+        node.event_after(die(), "worker_started");
+    }
+    let found = AtomicBool::new(false);
+    let mut client = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !found.load(SeqCst) {
+                epoll.wait(&mut [EpollEvent::empty()], 100_u16).unwrap();
+            }
+        });
+        // Those that come while the thread does not wait wake a worker.
+        let client = until_some("this process to be woken", || {
+            let mut client = Client::connect(address);
+            client.send("GET / HTTP/1.0\r\n\r\n");
+            client.is_silent_for(Duration::from_millis(100)).then_some(client)
+        });
+        found.store(true, SeqCst);
+        client
+    });
+    let seen = die();
+    client.answer().expect(200);
+    let told = node.events.so_far();
+    let started = told[seen..].iter().any(|line| line.contains("worker_started"));
+    assert!(!started, "it waited for the next process");
 }
 
 #[test]

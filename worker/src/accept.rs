@@ -93,15 +93,28 @@ impl Worker {
         }
     }
 
-    /// Takes one connection: if more are waiting, the next wait returns at once.
-    pub(crate) fn accept(&mut self, index: usize) {
+    /// Takes one connection: if more are waiting, the next wait returns at once. True when there
+    /// was one.
+    pub(crate) fn accept(&mut self, index: usize) -> bool {
         if self.is_full() && !self.make_room() && !self.another_has_room() {
-            return self.pause_listeners();
+            self.pause_listeners();
+            return false;
         }
-        self.accept_one(index);
+        let taken = self.accept_one(index);
         // Nobody took it: their inboxes are full. No more until there is room here.
         if self.conns.len() > self.settings.maxconns {
             self.pause_listeners();
+        }
+        taken
+    }
+
+    /// Takes all that is pending and that there is room for.
+    pub(crate) fn accept_pending(&mut self) {
+        for index in 0..self.listeners.sockets.len() {
+            let mut left = BACKLOG;
+            while left > 0 && !self.listeners.paused && self.accept(index) {
+                left -= 1;
+            }
         }
     }
 

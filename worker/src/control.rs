@@ -42,6 +42,8 @@ pub enum Down {
     },
     /// Open the log files again.
     ReopenLogs,
+    /// Accept what is pending: a worker has died for which alone the kernel may have meant it.
+    Accept,
     /// A new worker's inbox; the packet carries its sending end.
     Peer {
         /// Its slot.

@@ -263,7 +263,7 @@ impl Worker {
                 conn.ended |= event.is_read_closed();
                 self.advance(key);
             }
-            listener => self.accept(listener - FIRST_LISTENER),
+            listener => _ = self.accept(listener - FIRST_LISTENER),
         }
     }
 
@@ -289,6 +289,7 @@ impl Worker {
                 self.pools.values().for_each(|pool| pool.set_limit(threads));
             }
             Down::ReopenLogs => {}
+            Down::Accept => self.accept_pending(),
             Down::Peer { worker } => {
                 if let Some(inbox) = fd {
                     self.peers.insert(WorkerId(worker), inbox);

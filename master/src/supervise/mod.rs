@@ -386,6 +386,8 @@ impl Supervisor {
         }
         let (status, signal) = (exit.status(), exit.signal());
         self.events.tell(&Told::WorkerExited { worker: worker.0, pid, status, signal, last_path });
+        // A connection whose wake-up went to this process alone would wait for the next one.
+        self.links.send_all(&Down::Accept);
         actions.extend(self.policy.handle(Event::Exited { worker, exit }, now));
         actions
     }

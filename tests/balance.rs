@@ -38,6 +38,40 @@ fn check_balance(node: &Node, mut clients: Vec<Client>) {
     until("the connections to be gone", || total(node, "connections") == 0);
 }
 
+/// Requests for the devices of one worker bring connections to it; they do not stay there for ever.
+#[test]
+fn connections_that_came_together_at_one_worker_are_spread_again() {
+    let node = Setup::new().workers("2").start();
+    node.store("/dev1/hot", "hot");
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| node.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.put(&format!("/dev1/f{number}"), "x").expect(201);
+    }
+    until("connections to be spread", || {
+        let held = worker_numbers(&node, "connections");
+        held.iter().all(|number| *number >= FAIR)
+    });
+    for client in &mut clients {
+        assert_eq!(client.get("/dev1/hot").body, b"hot");
+    }
+    assert_eq!(worker_numbers(&node, "connections").iter().sum::<u64>(), CONNECTIONS as u64);
+}
+
+/// A worker that has no directory of a device gets it with the first request, not a second later.
+#[test]
+fn first_reads_of_a_device_bring_few_connections_to_its_worker() {
+    let node = Setup::new().workers("2").start();
+    node.store("/dev1/hot", "hot");
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| node.client()).collect();
+    clients.iter_mut().for_each(Client::stays_open);
+    let before = total(&node, "handed_over");
+    for client in &mut clients {
+        assert_eq!(client.get("/dev1/hot").body, b"hot");
+    }
+    let moved = total(&node, "handed_over") - before;
+    assert!(moved < 20, "{moved} of {CONNECTIONS} connections were moved");
+}
+
 /// `wakeups` counts the times epoll_wait(2) returned with something to do. A worker by itself
 /// shows what a connection costs. Workers that the kernel wakes in vain it mostly sends back to
 /// sleep by itself: they are found by how often they slept.

@@ -2,6 +2,7 @@
 //! done when there are too many (PROTOCOL.md section 2.7).
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
 
+use crate::conn::Conn;
 use crate::event_loop::{FIRST_LISTENER, Worker};
 use crate::handover;
 use crate::scoreboard::WorkerState;
-use crate::spec::{Listener, WorkerId};
+use crate::spec::{Listener, Service, WorkerId};
 use crate::sys::socket;
 use crate::timer::Wait;
 
@@ -26,8 +28,11 @@ pub(crate) const STUCK: Duration = Duration::from_secs(3);
 const BACKLOG: usize = 1024;
 /// How often the log is told that there is no room.
 const COMPLAIN_MS: u64 = 60_000;
-/// A worker passes on what it accepts when it has so many more than the least loaded one ...
-const SURPLUS: u32 = 4;
+/// A worker gives away connections when it has so many more than its share. Fewer are as well off
+/// together: what is spread thin costs a change between processes for each request.
+const SURPLUS: u32 = 16;
+/// Idle connections given away at a tick.
+const MOST_GIVEN: u32 = 64;
 
 /// The shared listeners as one worker uses them.
 #[derive(Debug)]
@@ -37,12 +42,17 @@ pub struct Listeners {
     paused: bool,
     /// When the log was last told that there is no room.
     complained: Option<u64>,
+    /// Workers that connections are spread over: one for each processor, and not all to one, so
+    /// that a crash never closes all of them.
+    lanes: u32,
 }
 
 impl Listeners {
     /// Listeners that are not being watched yet.
     pub fn new(sockets: Vec<Listener>) -> Listeners {
-        Listeners { sockets, paused: true, complained: None }
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let lanes = processors.max(2) as u32;
+        Listeners { sockets, paused: true, complained: None, lanes }
     }
 }
 
@@ -183,14 +193,14 @@ impl Worker {
         closed > 0
     }
 
-    /// Gives a new connection to the least loaded worker when this one has clearly more.
+    /// Gives a new connection to another worker when this one has clearly more than its share.
     fn pass_on(&mut self, fd: OwnedFd, index: usize) -> Option<OwnedFd> {
-        let own = self.conns.len() as u32;
         let listener = &self.listeners.sockets[index];
-        let Some((least, id)) = self.least_loaded() else { return Some(fd) };
-        if own <= least + SURPLUS + least / 8 && !self.is_full() {
-            return Some(fd);
-        }
+        let heir = match self.is_full() {
+            true => self.least_loaded().map(|(_, id)| id),
+            false => self.surplus().map(|surplus| surplus.heir),
+        };
+        let Some(id) = heir else { return Some(fd) };
         let Some(inbox) = self.peers.get(&id) else { return Some(fd) };
         let target = self.board.worker(id);
         target.inbox_pending.fetch_add(1, Relaxed);
@@ -213,7 +223,49 @@ impl Worker {
         }
     }
 
+    /// Gives idle connections away when there are clearly too many here: requests for the devices of
+    /// one worker bring connections to it, and nothing else would ever take them away again. Those
+    /// that have needed its disk threads since the last tick would only come back.
+    pub(crate) fn even_out(&mut self) {
+        let rooted = std::mem::take(&mut self.rooted);
+        let Some(Surplus { heir, count }) = self.surplus() else { return };
+        if self.drain.is_some() {
+            return;
+        }
+        let may_go = |(key, conn): &(usize, &Conn)| {
+            conn.service != Service::Mgmt && !rooted.contains(key) && self.is_idle(*key)
+        };
+        let those = self.conns.iter().filter(may_go).map(|(key, _)| key);
+        let keys: Vec<usize> = those.take(count as usize).collect();
+        for key in keys {
+            if !self.give(key, heir, b"") {
+                return;
+            }
+        }
+    }
+
+    /// What is here beyond this worker's share of all connections, and who has room for it. They
+    /// are spread over as many workers as there are processors to run them: each further one costs
+    /// more changes between processes, for which there is nothing to gain.
+    fn surplus(&self) -> Option<Surplus> {
+        let own = self.conns.len() as u32;
+        let workers = self.loads().count() as u32 + 1;
+        let all = own + self.loads().map(|(load, _)| load).sum::<u32>();
+        let share = all / self.listeners.lanes.min(workers);
+        if own <= share + SURPLUS {
+            return None;
+        }
+        // The fullest of those with room, so that connections gather.
+        let (load, heir) = self.loads().filter(|(load, _)| *load < share).max()?;
+        Some(Surplus { heir, count: (own - share).min(share - load).min(MOST_GIVEN) })
+    }
+
     fn least_loaded(&self) -> Option<(u32, WorkerId)> {
+        self.loads().min()
+    }
+
+    /// The workers that connections may be given to, and how many each has.
+    fn loads(&self) -> impl Iterator<Item = (u32, WorkerId)> {
         self.peers
             .keys()
             .map(|id| (id, self.board.worker(*id)))
@@ -224,6 +276,50 @@ impl Worker {
                 let coming = slot.inbox_pending.load(Relaxed).max(0) as u32;
                 (slot.connections.load(Relaxed) + coming, *id)
             })
-            .min()
+    }
+}
+
+/// Connections that another worker should have.
+struct Surplus {
+    heir: WorkerId,
+    count: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::spec::{Peer, SiteId};
+    use crate::sys::socket::seqpacket_pair;
+
+    const OTHER: WorkerId = WorkerId(1);
+
+    /// A full worker accepts for one that has room, and keeps what the other's inbox does not take.
+    #[test]
+    fn full_worker_stops_accepting_when_nobody_takes_its_connections() {
+        let docroot = tempfile::tempdir().unwrap();
+        let (mut spec, _master) = crate::testing::spec(docroot.path(), false);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (service, site) = (Service::Http, SiteId(0));
+        spec.listeners = vec![Listener { fd: listener.into(), service, site }];
+        let (inbox, _receiver) = seqpacket_pair().unwrap();
+        while socket::send_with_fd(inbox.as_fd(), &[&[0; 1024]], None).is_ok() {}
+        spec.peers = vec![Peer { worker: OTHER, inbox }];
+        let most = spec.settings.maxconns;
+        let mut worker = Worker::new(spec).unwrap();
+        worker.board.worker(OTHER).set_state(WorkerState::Running);
+        worker.watch_listeners().unwrap();
+        let _clients: Vec<_> =
+            (0..most + 5).map(|_| TcpStream::connect(address).unwrap()).collect();
+        worker.accept_pending();
+        assert_eq!(worker.conns.len(), most + 1);
+        assert!(worker.listeners.paused);
+        // Room again: the rest may come.
+        worker.close(0);
+        worker.close(1);
+        assert!(!worker.listeners.paused);
     }
 }

@@ -84,12 +84,17 @@ impl Worker {
         let Some(heir) = self.heir().filter(|_| !orphan && !self.board.draining()) else {
             return false;
         };
-        let (conn, Some(inbox)) = (&self.conns[key], self.peers.get(&heir)) else { return false };
+        let conn = &self.conns[key];
         if !conn.output.is_empty() {
             return false;
         }
         let watching = matches!(conn.state, State::Watching);
-        let input: &[u8] = if watching { b"watch\n" } else { b"" };
+        self.give(key, heir, if watching { b"watch\n" } else { b"" })
+    }
+
+    /// Gives a connection with nothing in progress to another worker. False: it is still here.
+    pub(crate) fn give(&mut self, key: usize, heir: WorkerId, input: &[u8]) -> bool {
+        let (conn, Some(inbox)) = (&self.conns[key], self.peers.get(&heir)) else { return false };
         self.unwatch(conn);
         let target = self.board.worker(heir);
         target.inbox_pending.fetch_add(1, Relaxed);
@@ -119,7 +124,7 @@ impl Worker {
             .map(|(_, _, id)| id)
     }
 
-    fn is_idle(&self, key: usize) -> bool {
+    pub(crate) fn is_idle(&self, key: usize) -> bool {
         self.conns.get(key).is_some_and(|conn| {
             let between = matches!(conn.state, State::Reading(_)) && conn.output.is_empty();
             matches!(conn.state, State::Watching) || between && conn.input.is_empty()

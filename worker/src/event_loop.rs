@@ -1,7 +1,7 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -70,6 +70,10 @@ pub(crate) struct Worker {
     pub(crate) used: HashMap<DeviceKey, u64>,
     /// When a device's directory was last asked for.
     pub(crate) wanted: HashMap<DeviceKey, u64>,
+    /// Workers that asked for a directory of ours which is being opened.
+    pub(crate) asked: HashMap<DeviceKey, Vec<WorkerId>>,
+    /// Connections that have needed a disk thread of this worker since the last tick.
+    pub(crate) rooted: HashSet<usize>,
     /// Files that stay open for a while.
     pub(crate) files: OpenFiles,
     pub(crate) drain: Option<Drain>,
@@ -152,6 +156,8 @@ impl Worker {
             pools: HashMap::new(),
             used: HashMap::new(),
             wanted: HashMap::new(),
+            asked: HashMap::new(),
+            rooted: HashSet::new(),
             files: OpenFiles::new(getrlimit(Resource::RLIMIT_NOFILE)?.0),
             drain: None,
             fsck: HashMap::new(),
@@ -203,6 +209,7 @@ impl Worker {
                 self.dispatch(event);
             }
             self.take_completions();
+            self.share_dirs();
             self.take_parcels();
             self.continue_others();
             if self.now >= self.next_tick {

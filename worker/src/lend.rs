@@ -24,6 +24,9 @@ impl Worker {
         conn.state = State::Lent;
         conn.writable = false;
         self.timers.stop(key);
+        if !self.peers.is_empty() {
+            self.rooted.insert(key);
+        }
         self.note_use(device.key);
         self.next_tick_soon();
         self.gives_way |= op.is_short();

@@ -44,6 +44,8 @@ pub mod sidechannel;
 pub mod spec;
 mod stall;
 pub mod sys;
+#[cfg(test)]
+mod testing;
 mod tick;
 mod timer;
 mod transfer;

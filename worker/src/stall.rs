@@ -3,9 +3,11 @@
 //! after, so that a device can be unmounted and another disk mounted in its place.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::disk::device::Device;
 use crate::disk::pool::Pool;
 use crate::event_loop::Worker;
 use crate::exchange::{Op, REFRESH, Work};
@@ -38,6 +40,8 @@ impl Worker {
                 }
             }
         }
+        // One that could not be opened is asked for again.
+        self.asked.retain(|key, _| self.pools.get(key).is_some_and(|pool| pool.in_flight() > 0));
         let used: Vec<(DeviceKey, u64)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
         for (key, at) in used {
             let busy = self.pools.get(&key).is_some_and(|pool| pool.in_flight() > 0);
@@ -101,8 +105,22 @@ impl Worker {
         }
     }
 
-    /// Sends a device's directory to a worker that asked. When it is not open, the request that
-    /// made the other ask is on its way here and opens it; the other asks again.
+    /// Sends directories that have been opened to the workers that wait for them.
+    pub(crate) fn share_dirs(&mut self) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let is_open = |device: &Arc<Device>| device.dir_at_hand().is_some();
+        let keys = self.asked.keys().copied();
+        let open: Vec<_> = keys.filter(|key| self.devices.get(key).is_some_and(is_open)).collect();
+        for key in open {
+            for worker in self.asked.remove(&key).unwrap_or_default() {
+                self.share_dir(key, worker);
+            }
+        }
+    }
+
+    /// Sends a device's directory to a worker that asked, or once it is open.
     pub(crate) fn share_dir(&mut self, key: DeviceKey, to: WorkerId) {
         if usize::from(key.site.0) >= self.sites.len() || !self.is_listed(key) {
             return;
@@ -111,7 +129,13 @@ impl Worker {
         if device.wants_refresh() {
             self.refresh(key);
         }
-        let Some(dir) = device.dir_at_hand() else { return };
+        let Some(dir) = device.dir_at_hand() else {
+            let askers = self.asked.entry(key).or_default();
+            if !askers.contains(&to) {
+                askers.push(to);
+            }
+            return;
+        };
         self.used.insert(key, self.now);
         if let Some(inbox) = self.peers.get(&to)
             && let Err(e) = handover::send_dir(
@@ -153,9 +177,7 @@ mod tests {
     use super::*;
     use crate::control::Channel;
     use crate::disk::path::DevPath;
-    use crate::scoreboard::Scoreboard;
-    use crate::spec::{Service, Settings, Site, SiteId, WorkerSpec};
-    use crate::sys::socket::seqpacket_pair;
+    use crate::spec::{Service, SiteId};
 
     const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
 
@@ -163,30 +185,8 @@ mod tests {
     fn owner_of_stalled(usage: bool) -> (tempfile::TempDir, Channel, Worker) {
         let docroot = tempfile::tempdir().unwrap();
         std::fs::create_dir(docroot.path().join("dev1")).unwrap();
-        let board = Scoreboard::new().unwrap();
-        board.list_device(KEY, WorkerId(0)).unwrap().set_state(DeviceState::Stalled);
-        let (master, control) = Channel::pair().unwrap();
-        let second = Duration::from_secs(1);
-        let settings = Settings {
-            maxconns: 10,
-            header_timeout: second,
-            body_timeout: second,
-            idle_timeout: second,
-            stall_timeout: second,
-            drain_timeout: second,
-            aio_threads: 1,
-            max_queue: 1,
-        };
-        let spec = WorkerSpec {
-            id: WorkerId(0),
-            sites: vec![Site { docroot: docroot.path().to_owned(), usage }],
-            listeners: Vec::new(),
-            settings,
-            control,
-            inbox: seqpacket_pair().unwrap().1,
-            peers: Vec::new(),
-            board,
-        };
+        let (spec, master) = crate::testing::spec(docroot.path(), usage);
+        spec.board.list_device(KEY, WorkerId(0)).unwrap().set_state(DeviceState::Stalled);
         (docroot, master, Worker::new(spec).unwrap())
     }
 

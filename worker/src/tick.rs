@@ -33,6 +33,7 @@ impl Worker {
         self.expire();
         self.watch_devices();
         self.resume_listeners();
+        self.even_out();
         for dropped in self.files.sweep(self.now) {
             self.close_kept(dropped);
         }

@@ -7,12 +7,14 @@ use clap::Parser;
 
 use crate::cases::{CASES, Case};
 use crate::failure::{Failure, Outcome};
+use crate::scaling::PARTS;
 
 /// Measures rmogstored beside other servers: processor time by request, memory, latency.
 #[derive(Debug, Parser)]
 #[command(version, args_override_self = true)]
 pub struct Args {
-    /// The cases to measure, by name, separated by commas [default: all]
+    /// The cases to measure, by name, separated by commas [default: all]; of --scaling:
+    /// workers-1, workers-8, workers-36, nginx, idle, files
     #[arg(long, value_name = "CASE", value_delimiter = ',')]
     pub only: Vec<String>,
 
@@ -29,7 +31,7 @@ pub struct Args {
     pub slice: Option<u32>,
 
     /// Instead of the cases: more workers, devices, idle connections and files, ours alone
-    #[arg(long, conflicts_with_all = ["only", "peers", "baseline"])]
+    #[arg(long, conflicts_with_all = ["peers", "baseline"])]
     pub scaling: bool,
 
     /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
@@ -85,6 +87,16 @@ impl Args {
         let mut cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
         cases.sort_by_key(|case| case.kind.writes());
         Ok(cases)
+    }
+
+    /// The parts of --scaling asked for.
+    pub fn parts(&self) -> Outcome<Vec<&'static str>> {
+        if let Some(unknown) = self.only.iter().find(|name| !PARTS.contains(&name.as_str())) {
+            return Err(Failure::new(format!("no part '{unknown}' of --scaling")));
+        }
+        let wanted =
+            |part: &&str| self.only.is_empty() || self.only.iter().any(|name| name == *part);
+        Ok(PARTS.into_iter().filter(wanted).collect())
     }
 
     /// Rounds of a case.

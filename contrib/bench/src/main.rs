@@ -63,11 +63,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Outcome<()> {
-    let cases = args.cases()?;
     failure::heed_signals()?;
     if args.scaling {
         return scaling::run(args);
     }
+    let cases = args.cases()?;
     let field = field::Field::set_up(args)?;
     let mut all = Vec::new();
     let mut outcome = Ok(());

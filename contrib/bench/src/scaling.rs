@@ -20,6 +20,11 @@ use crate::rounds::{self, Measured};
 use crate::scratch::{Scratch, Shape};
 use crate::servers::Plan;
 
+const NGINX: &str = "nginx";
+const IDLE_ONES: &str = "idle";
+const FILES_ONES: &str = "files";
+/// What may be measured alone; the first ones belong to [`DEVICES`].
+pub const PARTS: [&str; 6] = ["workers-1", "workers-8", "workers-36", NGINX, IDLE_ONES, FILES_ONES];
 /// Two million files need as many inodes.
 const SHAPE: Shape = Shape { size: 12 << 30, inodes: Some(2_300_000) };
 const WORKERS: [(usize, &str); 4] =
@@ -67,17 +72,25 @@ pub fn run(args: &Args) -> Outcome<()> {
     cpu::pin(cpu::LOAD)?;
     let bench = Bench { args, plan, scratch };
     let mut all = Vec::new();
+    let parts = args.parts()?;
     for (index, devices) in DEVICES.into_iter().enumerate() {
-        all.extend(bench.workers(&bench.plan, devices, [&GET[index], &PUT[index]])?);
+        if parts.contains(&PARTS[index]) {
+            all.extend(bench.workers(&bench.plan, devices, [&GET[index], &PUT[index]])?);
+        }
     }
-    match nginx() {
+    match nginx().filter(|_| parts.contains(&NGINX)) {
         Some(nginx) => {
             all.extend(bench.workers(&nginx, NGINX_DEVICES, [&NGINX_GET, &NGINX_PUT])?);
         }
-        None => eprintln!("absent: nginx"),
+        None if parts.contains(&NGINX) => eprintln!("absent: nginx"),
+        None => {}
     }
-    all.push(bench.idle_connections()?);
-    all.push(bench.many_files()?);
+    if parts.contains(&IDLE_ONES) {
+        all.push(bench.idle_connections()?);
+    }
+    if parts.contains(&FILES_ONES) {
+        all.push(bench.many_files()?);
+    }
     match &args.json {
         Some(file) => report::write_json(file, &all, bench.about()),
         None => Ok(()),

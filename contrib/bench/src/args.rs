@@ -26,7 +26,8 @@ pub struct Args {
     #[arg(long)]
     pub quick: bool,
 
-    /// How long a server's turn lasts, in milliseconds [default: 150, with --quick 50]
+    /// How long a server's turn lasts, in milliseconds [default: 150, with --quick 50; with
+    /// --scaling 400 and 100]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slice: Option<u32>,
 
@@ -106,7 +107,14 @@ impl Args {
 
     /// How long a turn lasts.
     pub fn slice(&self) -> Duration {
-        Duration::from_millis(self.slice.unwrap_or(if self.quick { 50 } else { 150 }).into())
+        let default = match (self.scaling, self.quick) {
+            (false, false) => 150,
+            (false, true) => 50,
+            // Each process opens each device's directory anew after a pause of a second.
+            (true, false) => 400,
+            (true, true) => 100,
+        };
+        Duration::from_millis(self.slice.unwrap_or(default).into())
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cases::{Goal, OURS};
 use crate::failure::{Context, Outcome};
+use crate::memory;
 use crate::rounds::{Measured, Series, Verdict};
 use crate::servers::{Plan, version};
 use crate::stats::Spread;
@@ -78,6 +79,7 @@ pub fn about(plans: &[&Plan], commit: Option<&str>, files: &str) -> Value {
         "kernel": kernel.trim(),
         "openssl": version("openssl".as_ref(), "version"),
         "files": files,
+        "free_page_reporting_put_off": memory::is_kept(),
         "servers": servers,
     })
 }

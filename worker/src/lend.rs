@@ -29,7 +29,8 @@ impl Worker {
         }
         self.note_use(device.key);
         self.next_tick_soon();
-        self.gives_way |= op.is_short();
+        // With other workers on the same processor it would be given to them.
+        self.gives_way |= op.is_short() && self.peers.is_empty();
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };

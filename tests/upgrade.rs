@@ -5,10 +5,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::chain::{Chain, Load, is_gone, pid_in};
-use crate::harness::{Setup, names_in, skipped, until};
+use crate::harness::{Client, Setup, names_in, skipped, until};
+use crate::load::process;
 
 fn start() -> Chain {
     Chain::start(Setup::new())
@@ -81,6 +83,43 @@ fn both_serve_until_the_old_one_is_told_to_quit() {
     assert!(!chain.path("pid.oldbin").exists());
     chain.node.client().stays_open();
     until("the socket's other name to go", || !chain.path("status.sock.old").exists());
+}
+
+/// Each generation counts changes for itself, and neither may answer from what it keeps open when
+/// the other has changed it.
+#[test]
+fn what_one_generation_changes_the_other_sees_at_once() {
+    let chain = Chain::start(Setup::new().workers("1"));
+    let before = chain.node.client();
+    let (_, new) = chain.begin_upgrade();
+    let (mut one, mut other) = one_of_each(&chain, before, new);
+    for round in 0..100 {
+        let (path, content) = ("/dev1/changed", format!("version {round}"));
+        one.put(path, &content).expect(201);
+        // From its second request on the other one keeps it open.
+        for _ in 0..3 {
+            assert_eq!(other.get(path).body, content.as_bytes(), "round {round}");
+        }
+        one.put(path, "new").expect(201);
+        assert_eq!(other.get(path).body, b"new", "round {round}");
+        other.get(path).expect(200);
+        one.delete(path).expect(204);
+        other.get(path).expect(404);
+        std::mem::swap(&mut one, &mut other);
+    }
+}
+
+/// A connection of each generation. While the old worker stands still the new one accepts.
+fn one_of_each(chain: &Chain, mut before: Client, new: Pid) -> (Client, Client) {
+    before.stays_open();
+    let children = process::children_of(chain.node.pid());
+    let old: Vec<_> = children.into_iter().filter(|pid| *pid != new).collect();
+    old.iter().for_each(|pid| kill(*pid, Signal::SIGSTOP).unwrap());
+    let mut after = chain.node.client();
+    after.stays_open();
+    old.iter().for_each(|pid| kill(*pid, Signal::SIGCONT).unwrap());
+    before.stays_open();
+    (before, after)
 }
 
 #[test]
@@ -218,7 +257,7 @@ fn old_master_that_is_told_to_quit_takes_an_unready_successor_with_it() {
     let started = chain.node.event("upgrade_started");
     chain.node.signal(Signal::SIGQUIT);
     assert_eq!(chain.node.wait_for_exit().code(), Some(0));
-    let successor = nix::unistd::Pid::from_raw(started["pid"].as_i64().unwrap() as i32);
+    let successor = Pid::from_raw(started["pid"].as_i64().unwrap() as i32);
     until("the successor to go", || is_gone(successor));
     assert!(!chain.path("pid").exists() && !chain.path("pid.oldbin").exists());
 }

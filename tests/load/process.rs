@@ -52,9 +52,15 @@ pub fn private_memory(pid: Pid) -> u64 {
 
 /// Children that have ended and that nobody has waited for.
 pub fn zombies_of(parent: Pid) -> Vec<String> {
+    let children = children_of(parent).into_iter().map(|pid| pid.to_string());
+    children.filter(|pid| is_zombie(&pid.as_str())).collect()
+}
+
+/// The children of a process.
+pub fn children_of(parent: Pid) -> Vec<Pid> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let children = children.expect("the parent is there");
-    children.split_whitespace().filter(is_zombie).map(str::to_owned).collect()
+    children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a pid"))).collect()
 }
 
 /// Lets this process, and those that it starts, have so many descriptors. False: it may not.

@@ -1,9 +1,10 @@
 //! Files that were asked for again within a short time stay open for a second: a hot file then
 //! costs no open and no close. Loop thread only.
 //!
-//! An entry counts while its [`Mark`] stands and its inode is as it was, and for most of a second
-//! at most, so that what was renamed by hand is noticed too. The clock's work gives up the others
-//! soon after: an open file keeps the blocks of a removed one, and a disk mounted.
+//! An entry counts while its [`Mark`] stands, and for most of a second at most, so that what was
+//! done by hand is noticed too. During an upgrade the other generation counts its changes elsewhere:
+//! then the inode must be as it was as well. The clock's work gives up what does not count soon
+//! after: an open file keeps the blocks of a removed one, and a disk mounted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -123,14 +124,23 @@ impl OpenFiles {
         OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
     }
 
-    /// The file of a path, if it is kept and as it was.
-    pub(crate) fn get(&self, site: SiteId, path: &DevPath, now: u64) -> Option<Arc<OpenFile>> {
+    /// The file of a path, if it is kept and still counts. `accompanied`: others may have changed
+    /// it, which [`crate::scoreboard::Scoreboard::accompanied`] knows.
+    pub(crate) fn get(
+        &self,
+        site: SiteId,
+        path: &DevPath,
+        now: u64,
+        accompanied: bool,
+    ) -> Option<Arc<OpenFile>> {
         if self.entries.is_empty() {
             return None;
         }
         let (_, key) = self.find(site, path, path.hash())?;
         let entry = &self.entries[key];
-        let good = now < entry.until && entry.file.is_unchanged() && entry.file.is_as_it_was();
+        let file = &entry.file;
+        let good =
+            now < entry.until && file.is_unchanged() && (!accompanied || file.is_as_it_was());
         good.then(|| Arc::clone(&entry.file))
     }
 
@@ -291,12 +301,12 @@ mod tests {
         let mut bench = Bench::new();
         let file = bench.open(&path(1));
         assert!(bench.files.keep(SITE, &path(1), &file, 10).is_none());
-        assert!(bench.files.get(SITE, &path(1), 10).is_none());
+        assert!(bench.files.get(SITE, &path(1), 10, true).is_none());
         assert!(bench.files.keep(SITE, &path(1), &file, 20).is_none());
         let last = 20 + LIFE_MS - 1;
-        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), last).unwrap(), &file));
-        assert!(bench.files.get(SiteId(1), &path(1), 20).is_none());
-        assert!(bench.files.get(SITE, &path(1), last + 1).is_none());
+        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), last, true).unwrap(), &file));
+        assert!(bench.files.get(SiteId(1), &path(1), 20, true).is_none());
+        assert!(bench.files.get(SITE, &path(1), last + 1, true).is_none());
         assert!(bench.files.sweep(last).is_empty());
         let dropped = bench.files.sweep(last + 1);
         assert_eq!(dropped.len(), 1);
@@ -308,21 +318,21 @@ mod tests {
     fn changed_file_is_not_served_and_is_given_up() {
         let mut bench = Bench::new();
         bench.ask_twice(&path(1), 0);
-        assert!(bench.files.get(SITE, &path(1), 1).is_some());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
         let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
         let change = slot.change(&path(1));
-        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
         assert!(bench.ask_twice(&path(2), 1).is_none());
         // Opened while it changes: which content it is, nobody knows.
         bench.ask_twice(&path(1), 1);
-        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
         drop(change);
-        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
         assert_eq!(bench.files.sweep(1).len(), 1);
         bench.ask_twice(&path(1), 1);
-        assert!(bench.files.get(SITE, &path(1), 1).is_some());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
         assert!(bench.files.forget(SITE, &path(1)).is_some());
-        assert!(bench.files.get(SITE, &path(1), 1).is_none());
+        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
     }
 
     #[test]
@@ -330,9 +340,11 @@ mod tests {
         let mut bench = Bench::new();
         for change in [|name| std::fs::remove_file(name), |name| std::fs::write(name, "longer")] {
             bench.ask_twice(&path(1), 0);
-            assert!(bench.files.get(SITE, &path(1), 1).is_some());
+            assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
             change(bench.folder.path().join(path(1).hash().to_string())).unwrap();
-            assert!(bench.files.get(SITE, &path(1), 1).is_none());
+            assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
+            // Alone, it is noticed when the entry's time is over.
+            assert!(bench.files.get(SITE, &path(1), 1, false).is_some());
             bench.files.forget(SITE, &path(1));
         }
     }
@@ -343,7 +355,7 @@ mod tests {
         bench.files = OpenFiles::new(20);
         assert!(bench.ask_twice(&path(1), 0).is_none());
         assert!(bench.files.is_empty());
-        assert!(bench.files.get(SITE, &path(1), 0).is_none());
+        assert!(bench.files.get(SITE, &path(1), 0, true).is_none());
         assert!(bench.files.forget(SITE, &path(1)).is_none());
     }
 
@@ -356,7 +368,8 @@ mod tests {
             displaced.extend(bench.ask_twice(&path(n), n as u64 / 100).map(|d| d.path.hash()));
         }
         assert!(bench.files.entries.len() <= ROOM);
-        let kept = (0..asked).filter(|n| bench.files.get(SITE, &path(*n), 0).is_some()).count();
+        let kept =
+            (0..asked).filter(|n| bench.files.get(SITE, &path(*n), 0, true).is_some()).count();
         assert_eq!(kept, bench.files.entries.len());
         assert_eq!(kept + displaced.len(), asked);
         assert_eq!(bench.files.sweep(u64::MAX).len(), kept);

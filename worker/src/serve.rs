@@ -296,7 +296,7 @@ impl Worker {
         site: SiteId,
         path: &DevPath,
     ) -> Option<std::io::Result<Arc<OpenFile>>> {
-        if let Some(file) = self.files.get(site, path, self.now) {
+        if let Some(file) = self.files.get(site, path, self.now, self.board.accompanied()) {
             return Some(Ok(file));
         }
         let device = self.device(Device::key_of(site, path));

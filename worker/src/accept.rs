@@ -249,6 +249,9 @@ impl Worker {
     /// more changes between processes, for which there is nothing to gain.
     fn surplus(&self) -> Option<Surplus> {
         let own = self.conns.len() as u32;
+        if own <= SURPLUS {
+            return None; // Whatever the others have.
+        }
         let workers = self.loads().count() as u32 + 1;
         let all = own + self.loads().map(|(load, _)| load).sum::<u32>();
         let share = all / self.listeners.lanes.min(workers);

@@ -72,6 +72,20 @@ fn first_reads_of_a_device_bring_few_connections_to_its_worker() {
     assert!(moved < 20, "{moved} of {CONNECTIONS} connections were moved");
 }
 
+/// However few processors there are, no worker is filled while others have room.
+#[test]
+fn more_workers_are_used_when_there_are_many_connections() {
+    const DESCRIPTORS: u64 = 250;
+    const MANY: usize = 600;
+    let node = Setup::new().workers("4").shell(&format!("ulimit -n {DESCRIPTORS}")).start();
+    let mut clients: Vec<_> = (0..MANY).map(|_| node.client()).collect();
+    clients.iter_mut().for_each(Client::stays_open);
+    let held = worker_numbers(&node, "connections");
+    assert_eq!(held.iter().sum::<u64>(), MANY as u64, "{held:?}");
+    assert!(held.iter().all(|number| *number < DESCRIPTORS * 3 / 4), "{held:?}");
+    clients.iter_mut().for_each(Client::stays_open);
+}
+
 /// `wakeups` counts the times epoll_wait(2) returned with something to do. A worker by itself
 /// shows what a connection costs. Workers that the kernel wakes in vain it mostly sends back to
 /// sleep by itself: they are found by how often they slept.

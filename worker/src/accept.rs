@@ -45,14 +45,18 @@ pub struct Listeners {
     /// Workers that connections are spread over: one for each processor, and not all to one, so
     /// that a crash never closes all of them.
     lanes: u32,
+    /// More workers are used when these would have more connections than this: half of what one
+    /// may hold, or has descriptors for.
+    comfortable: u32,
 }
 
 impl Listeners {
-    /// Listeners that are not being watched yet.
-    pub fn new(sockets: Vec<Listener>) -> Listeners {
+    /// Listeners that are not being watched yet, for a worker that may have so many connections.
+    pub fn new(sockets: Vec<Listener>, most: u64) -> Listeners {
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let lanes = processors.max(2) as u32;
-        Listeners { sockets, paused: true, complained: None, lanes }
+        let comfortable = (most / 2).clamp(1, u32::MAX.into()) as u32;
+        Listeners { sockets, paused: true, complained: None, lanes, comfortable }
     }
 }
 
@@ -254,7 +258,8 @@ impl Worker {
         }
         let workers = self.loads().count() as u32 + 1;
         let all = own + self.loads().map(|(load, _)| load).sum::<u32>();
-        let share = all / self.listeners.lanes.min(workers);
+        let needed = all / self.listeners.comfortable + 1;
+        let share = all / self.listeners.lanes.max(needed).min(workers);
         if own <= share + SURPLUS {
             return None;
         }

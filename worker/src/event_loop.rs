@@ -140,6 +140,8 @@ impl Worker {
             completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
         };
+        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let most = descriptors.min(spec.settings.maxconns as u64);
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
         Ok(Worker {
             id: spec.id,
@@ -147,7 +149,7 @@ impl Worker {
             slot,
             settings: spec.settings,
             sites: spec.sites,
-            listeners: Listeners::new(spec.listeners),
+            listeners: Listeners::new(spec.listeners, most),
             peers,
             conns: Slab::new(),
             timers: Timers::default(),
@@ -158,7 +160,7 @@ impl Worker {
             wanted: HashMap::new(),
             asked: HashMap::new(),
             rooted: HashSet::new(),
-            files: OpenFiles::new(getrlimit(Resource::RLIMIT_NOFILE)?.0),
+            files: OpenFiles::new(descriptors),
             drain: None,
             fsck: HashMap::new(),
             watchers: Vec::new(),

@@ -39,6 +39,7 @@ server.max-fds = {files}
 server.listen-backlog = 1024
 server.max-keep-alive-requests = 1000000000
 server.max-keep-alive-idle = 3600
+server.max-read-idle = 3600
 server.max-request-size = 0
 server.network-backend = \"sendfile\"
 webdav.activate = \"enable\"

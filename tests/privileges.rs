@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, User, geteuid};
 
-use crate::harness::{Node, Setup, skipped};
+use crate::harness::{Node, Setup, skipped, until};
 
 fn nobody() -> Option<User> {
     let nobody = User::from_name("nobody").ok().flatten().filter(|_| geteuid().is_root());
@@ -77,8 +77,10 @@ fn replaced_workers_have_no_privileges_either() {
     let seen = node.events.so_far().len();
     nix::sys::signal::kill(node.workers()[0], Signal::SIGKILL).unwrap();
     node.event_after(seen, "worker_started");
+    let old = node.workers();
     node.signal(Signal::SIGHUP);
     node.event_after(seen, "reloaded");
+    until("the old workers to go", || node.workers().iter().all(|pid| !old.contains(pid)));
     for worker in node.workers() {
         assert_eq!(field(worker, "Uid")[0], user.uid.to_string());
     }

@@ -39,8 +39,8 @@ const MOST_SAID: usize = 4096;
 /// Exit status of a child that could not become the successor: as of a shell.
 const CANNOT_EXECUTE: i32 = 127;
 const TOKEN: Token = Token(1 << 15);
-/// Longer than a worker keeps a file open: its `open_files`.
-pub(super) const FORGET_COMPANY: Duration = Duration::from_secs(2);
+/// Longer than workers go on whose master was killed, and a worker keeps a file open, together.
+pub(super) const FORGET_COMPANY: Duration = Duration::from_secs(10);
 
 /// What the master knows of its upgrades.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! 5: a device whose disk has stopped answering, and everybody else.
 
 use std::net::TcpListener;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::chain::is_gone;
-use crate::harness::{Client, Mode, Node, Sick, in_each_mode, until};
+use crate::harness::{Client, Mode, Node, Sick, in_each_mode, skipped, until};
 use crate::load::{Ends, process, total};
 
 /// What an answer that needs no disk may take: PROTOCOL.md section 5 has 0.5 s.
@@ -23,19 +23,41 @@ const BACK: Duration = Duration::from_secs(2);
 
 #[test]
 fn usage_is_answered_at_every_moment_of_a_hang() {
+    usage_during_a_hang(40);
+}
+
+#[test]
+fn usage_is_answered_beside_busy_neighbours() {
+    if std::env::var_os("RMOGSTORED_RELEASE").is_none() {
+        return skipped("RMOGSTORED_RELEASE is not set: .ci/run takes this time when all is quiet");
+    }
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (over, _end) = (&over, Ends(&over));
+        for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(move || while !over.load(Relaxed) {});
+        }
+        usage_during_a_hang(150);
+    });
+}
+
+fn usage_during_a_hang(stuck: usize) {
     in_each_mode(&["--stall-timeout=1"], |sick| {
         prepare(sick);
-        let over = AtomicBool::new(false);
+        let (over, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
         let samples = thread::scope(|scope| {
-            let (over, _end) = (&over, Ends(&over));
-            let trackers: Vec<_> =
-                (1..=4).map(|device| scope.spawn(move || track(sick, device, over))).collect();
+            let (over, refused, _end) = (&over, &refused, Ends(&over));
+            let trackers: Vec<_> = (1..=4)
+                .map(|device| scope.spawn(move || track(sick, device, over, refused)))
+                .collect();
             let hung = Instant::now();
-            let mut stuck = stuck_clients(sick, 40);
+            let mut stuck = stuck_clients(sick, stuck);
             sick.node.event("device_stalled");
             let stalled = Instant::now();
             assert!(hung.elapsed() > Duration::from_millis(900), "{:?}", hung.elapsed());
+            let seen = refused.load(Relaxed);
             let refusals = refusals_at_once(sick, &mut stuck_free_clients(sick));
+            until("a tracker to be refused", || refused.load(Relaxed) > seen + 2);
             let released = Instant::now();
             sick.disk.set(Mode::Work);
             serves_again(sick, released);
@@ -59,8 +81,9 @@ struct Sample {
     status: u16,
 }
 
-/// Asks for a device's usage as a tracker does, though more often, until it is over.
-fn track(sick: &Sick, device: u32, over: &AtomicBool) -> Vec<Sample> {
+/// Asks for a device's usage as a tracker does, though more often, until it is over; counts what
+/// is refused.
+fn track(sick: &Sick, device: u32, over: &AtomicBool, refused: &AtomicUsize) -> Vec<Sample> {
     let mut client = sick.node.client();
     let request = format!("GET /dev{device}/usage HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
     let mut samples = Vec::new();
@@ -69,6 +92,7 @@ fn track(sick: &Sick, device: u32, over: &AtomicBool) -> Vec<Sample> {
         let answer = client.ask(&request);
         assert_eq!(answer.header("Connection"), Some("keep-alive"), "{answer:?}");
         samples.push(Sample { at, took: at.elapsed(), status: answer.status });
+        refused.fetch_add(usize::from(answer.status == 503), Relaxed);
         thread::sleep(Duration::from_millis(20)); // The pace, not a wait for anything.
     }
     samples
@@ -84,7 +108,7 @@ fn check_usage(samples: &[Vec<Sample>], hung: Instant, stalled: Instant, release
     // Where the mark is set and seen, to the millisecond, is nobody's promise.
     let margin = Duration::from_millis(800);
     let before = statuses(hung, stalled - margin);
-    assert!(before.len() > 5 && before.iter().all(|status| *status == 200), "{before:?}");
+    assert!(!before.is_empty() && before.iter().all(|status| *status == 200), "{before:?}");
     let after = statuses(stalled, released);
     assert!(!after.is_empty() && after.iter().all(|status| *status == 503), "{after:?}");
 }

@@ -25,6 +25,7 @@ use crate::disk::device::Device;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
 use crate::exchange::{Completions, Context, Done, Work};
+use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
 use crate::open_files::OpenFiles;
@@ -111,9 +112,7 @@ pub(crate) struct Worker {
     parcel: Vec<u8>,
     done: Vec<Done>,
     inbox_waits: bool,
-    /// Disk threads have been given short work in this round. On a processor that they share with
-    /// the loop they do it before the next one: else each packet that comes interrupts them.
-    pub(crate) gives_way: bool,
+    pub(crate) give_way: GiveWay,
     pub(crate) next_group: u64,
     pub(crate) next_reading: u64,
 }
@@ -167,7 +166,7 @@ impl Worker {
             clerk: Clerk::new(),
             usage_interval: usage_interval(),
             looked: 0,
-            gives_way: false,
+            give_way: GiveWay::default(),
             next_group: 0,
             next_reading: 0,
             now: 0,
@@ -217,9 +216,7 @@ impl Worker {
             if self.now >= self.next_tick {
                 self.tick();
             }
-            if std::mem::take(&mut self.gives_way) {
-                std::thread::yield_now();
-            }
+            self.give_way.at_end_of_round(self.now);
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ impl Worker {
         self.note_use(device.key);
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
-        self.gives_way |= op.is_short() && self.peers.is_empty();
+        self.give_way.wanted |= op.is_short() && self.peers.is_empty();
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };

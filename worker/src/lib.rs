@@ -32,6 +32,7 @@ pub mod disk;
 mod drain;
 mod event_loop;
 pub mod exchange;
+mod give_way;
 pub mod handover;
 pub mod http;
 mod lend;

@@ -1,0 +1,87 @@
+//! When the loop gives the processor to its disk threads.
+
+use std::time::{Duration, Instant};
+
+use nix::time::ClockId;
+
+/// What others may get of the processor in one yield. More is a busy neighbour's share.
+const OTHERS: Duration = Duration::from_millis(1);
+/// How long there is no yield after that, in milliseconds.
+const PAUSE: u64 = 10_000;
+
+/// After a round that has given disk threads short work the loop yields once. On a processor that
+/// it shares with them they do the work before the next round: else each packet that comes
+/// interrupts them.
+///
+/// A yield may go to other processes too, and costs a slice of time in each case (`sched_yield(2)`;
+/// Linux since 6.18 remembers it until the others have had as much). Where that is seen the loop
+/// does without yields for a while.
+#[derive(Default)]
+pub(crate) struct GiveWay {
+    /// Disk threads have been given short work in this round.
+    pub(crate) wanted: bool,
+    /// Before this time, in milliseconds, there is none.
+    not_before: u64,
+}
+
+impl GiveWay {
+    /// Yields, if that is wanted. `now` is the loop's clock in milliseconds.
+    pub(crate) fn at_end_of_round(&mut self, now: u64) {
+        if !std::mem::take(&mut self.wanted) || now < self.not_before {
+            return;
+        }
+        let Some(ours_before) = processor_time() else { return };
+        let begun = Instant::now();
+        std::thread::yield_now();
+        let took = begun.elapsed();
+        let Some(ours) = processor_time() else { return };
+        self.judge(now, took, ours.saturating_sub(ours_before));
+    }
+
+    /// `ours` is what all threads of this process used while the yield `took` its time.
+    fn judge(&mut self, now: u64, took: Duration, ours: Duration) {
+        if took.saturating_sub(ours) > OTHERS {
+            self.not_before = now + PAUSE;
+        }
+    }
+}
+
+/// Processor time of all threads of this process until now.
+fn processor_time() -> Option<Duration> {
+    ClockId::CLOCK_PROCESS_CPUTIME_ID.now().ok().map(Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn time_of_our_own_threads_is_no_reason_to_stop() {
+        let mut give_way = GiveWay::default();
+        give_way.judge(5, ms(8), ms(8));
+        give_way.judge(5, ms(8), ms(7));
+        give_way.judge(5, ms(3), ms(9)); // On other processors.
+        assert_eq!(give_way.not_before, 0);
+    }
+
+    #[test]
+    fn a_neighbour_s_slice_ends_yields_for_a_while() {
+        let mut give_way = GiveWay::default();
+        give_way.judge(5, ms(3), ms(1));
+        assert_eq!(give_way.not_before, 5 + PAUSE);
+    }
+
+    #[test]
+    fn it_is_wanted_anew_in_each_round() {
+        let mut give_way = GiveWay { wanted: true, not_before: 10 };
+        give_way.at_end_of_round(9);
+        assert!(!give_way.wanted);
+        give_way.wanted = true;
+        give_way.at_end_of_round(10);
+        assert!(!give_way.wanted);
+    }
+}

@@ -1,5 +1,8 @@
 //! Connections are spread over workers, and none of them wakes more than one.
 
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
 use crate::harness::{Client, Node, Setup, until};
 use crate::load::{process, total, worker_numbers};
 
@@ -55,6 +58,31 @@ fn connections_that_came_together_at_one_worker_are_spread_again() {
         assert_eq!(client.get("/dev1/hot").body, b"hot");
     }
     assert_eq!(worker_numbers(&node, "connections").iter().sum::<u64>(), CONNECTIONS as u64);
+}
+
+/// More workers than processors would only take turns: those that wait for none of the disk
+/// threads of the others go where most are.
+#[test]
+fn few_connections_gather_at_as_many_workers_as_there_are_processors() {
+    let lanes = available_parallelism().map_or(1, NonZeroUsize::get).max(2);
+    let devices = lanes + 3;
+    let node = Setup::new().devices(devices).workers(&devices.to_string()).start();
+    node.store("/dev1/hot", "hot");
+    let mut clients: Vec<_> = (0..devices * 4).map(|_| node.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.put(&format!("/dev{}/f{number}", number % devices + 1), "x").expect(201);
+    }
+    until("connections to gather", || {
+        let held = worker_numbers(&node, "connections");
+        held.iter().sum::<u64>() == clients.len() as u64
+            && held.iter().filter(|number| **number > 0).count() == lanes
+    });
+    for client in &mut clients {
+        assert_eq!(client.get("/dev1/hot").body, b"hot");
+    }
+    let held = worker_numbers(&node, "connections");
+    let most = held.iter().max().copied().unwrap_or_default();
+    assert!(most <= (clients.len() / lanes) as u64 + 1, "{held:?}");
 }
 
 /// A worker that has no directory of a device gets it with the first request, not a second later.

@@ -1,6 +1,7 @@
 //! Accepting: one connection per wake-up of one worker, evened out between workers, and what is
 //! done when there are too many (PROTOCOL.md section 2.7).
 
+use std::cmp::Reverse;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +14,7 @@ use std::os::fd::AsRawFd;
 use crate::conn::Conn;
 use crate::event_loop::{FIRST_LISTENER, Worker};
 use crate::handover;
-use crate::scoreboard::WorkerState;
+use crate::scoreboard::{DeviceState, WorkerState};
 use crate::spec::{Listener, Service, WorkerId};
 use crate::sys::socket;
 use crate::timer::Wait;
@@ -227,15 +228,18 @@ impl Worker {
         }
     }
 
-    /// Gives idle connections away when there are clearly too many here: requests for the devices of
-    /// one worker bring connections to it, and nothing else would ever take them away again. Those
-    /// that have needed its disk threads since the last tick would only come back.
+    /// Gives idle connections away when there are clearly too many here, or so few that they are
+    /// better off elsewhere: requests for the devices of one worker bring connections to it, and
+    /// nothing else would ever take them away again. Those that have needed its disk threads since
+    /// the last tick would only come back.
     pub(crate) fn even_out(&mut self) {
         let rooted = std::mem::take(&mut self.rooted);
-        let Some(Surplus { heir, count }) = self.surplus() else { return };
-        if self.drain.is_some() {
+        if self.drain.is_some() || self.conns.is_empty() || self.peers.is_empty() {
             return;
         }
+        let Some(Surplus { heir, count }) = self.surplus().or_else(|| self.strays()) else {
+            return;
+        };
         let may_go = |(key, conn): &(usize, &Conn)| {
             conn.service != Service::Mgmt && !rooted.contains(key) && self.is_idle(*key)
         };
@@ -248,24 +252,58 @@ impl Worker {
         }
     }
 
-    /// What is here beyond this worker's share of all connections, and who has room for it. They
-    /// are spread over as many workers as there are processors to run them: each further one costs
-    /// more changes between processes, for which there is nothing to gain.
+    /// What is here beyond this worker's share of all connections, and who has room for it.
     fn surplus(&self) -> Option<Surplus> {
         let own = self.conns.len() as u32;
         if own <= SURPLUS {
             return None; // Whatever the others have.
         }
-        let workers = self.loads().count() as u32 + 1;
-        let all = own + self.loads().map(|(load, _)| load).sum::<u32>();
-        let needed = all / self.listeners.comfortable + 1;
-        let share = all / self.listeners.lanes.max(needed).min(workers);
+        let (lanes, all) = self.lanes();
+        let share = all / lanes;
         if own <= share + SURPLUS {
             return None;
         }
         // The fullest of those with room, so that connections gather.
-        let (load, heir) = self.loads().filter(|(load, _)| *load < share).max()?;
+        let sick = self.with_dead_disks();
+        let with_room = |(load, id): &(u32, WorkerId)| *load < share && !sick.contains(id);
+        let (load, heir) = self.loads().filter(with_room).max()?;
         Some(Surplus { heir, count: (own - share).min(share - load).min(MOST_GIVEN) })
+    }
+
+    /// All that is here, where enough other workers have more connections.
+    fn strays(&self) -> Option<Surplus> {
+        let sick = self.with_dead_disks();
+        let own = (self.conns.len() as u32, Reverse(self.id));
+        let (lanes, all) = self.lanes();
+        let mut fuller: Vec<_> = self.loads().map(|(load, id)| (load, Reverse(id))).collect();
+        fuller.retain(|other| !sick.contains(&other.1.0));
+        if !sick.contains(&self.id) {
+            fuller.retain(|other| *other > own);
+        }
+        if fuller.len() < lanes as usize {
+            return None;
+        }
+        fuller.sort_unstable_by(|a, b| b.cmp(a));
+        let (load, Reverse(heir)) = fuller[lanes as usize - 1];
+        let room = all.div_ceil(lanes).saturating_sub(load);
+        (room > 0).then(|| Surplus { heir, count: room.min(MOST_GIVEN) })
+    }
+
+    /// Workers that a dead disk may take along when they end: not where connections should gather.
+    fn with_dead_disks(&self) -> Vec<WorkerId> {
+        let devices = self.board.devices().into_iter();
+        let stalled = devices.filter(|(_, slot)| slot.state() == DeviceState::Stalled);
+        stalled.map(|(_, slot)| slot.owner()).collect()
+    }
+
+    /// How many workers all connections should be with, and how many these are. There are as many
+    /// as processors to run them: each further one costs more changes between processes, for which
+    /// there is nothing to gain.
+    fn lanes(&self) -> (u32, u32) {
+        let workers = self.loads().count() as u32 + 1;
+        let all = self.conns.len() as u32 + self.loads().map(|(load, _)| load).sum::<u32>();
+        let needed = all / self.listeners.comfortable + 1;
+        (self.listeners.lanes.max(needed).min(workers), all)
     }
 
     fn least_loaded(&self) -> Option<(u32, WorkerId)> {
@@ -298,10 +336,79 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::spec::{Peer, SiteId};
+    use crate::spec::{DeviceKey, Peer, SiteId};
     use crate::sys::socket::seqpacket_pair;
 
     const OTHER: WorkerId = WorkerId(1);
+
+    /// A worker with so many connections, and three others with as many as the scoreboard says.
+    /// Two lanes.
+    fn one_of_four(own: usize, others: [u32; 3]) -> (Worker, impl Sized) {
+        let docroot = tempfile::tempdir().unwrap();
+        let (mut spec, master) = crate::testing::spec(docroot.path(), false);
+        let (inboxes, receivers): (Vec<_>, Vec<_>) =
+            others.iter().map(|_| seqpacket_pair().unwrap()).unzip();
+        let ids = (1..).map(WorkerId);
+        spec.peers = ids.zip(inboxes).map(|(worker, inbox)| Peer { worker, inbox }).collect();
+        let mut worker = Worker::new(spec).unwrap();
+        worker.listeners.lanes = 2;
+        worker.listeners.comfortable = 1000;
+        for (id, load) in (1..).zip(others) {
+            let slot = worker.board.worker(WorkerId(id));
+            slot.set_state(WorkerState::Running);
+            slot.heartbeat.store(worker.monotonic, Relaxed);
+            slot.connections.store(load, Relaxed);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..own).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for _ in 0..own {
+            let (fd, peer) = listener.accept().unwrap();
+            worker.adopt(fd.into(), peer, Service::Http, SiteId(0), Vec::new());
+        }
+        (worker, (docroot, master, receivers, clients))
+    }
+
+    fn strays(worker: &Worker) -> Option<(u16, u32)> {
+        worker.strays().map(|Surplus { heir, count }| (heir.0, count))
+    }
+
+    fn stall(worker: &Worker, owner: u16) {
+        let key = DeviceKey { site: SiteId(0), devid: 7 };
+        let slot = worker.board.list_device(key, WorkerId(owner)).unwrap();
+        slot.set_state(DeviceState::Stalled);
+    }
+
+    #[test]
+    fn few_connections_go_where_most_are() {
+        let (worker, _rest) = one_of_four(2, [5, 0, 4]);
+        assert_eq!(strays(&worker), Some((3, 2)));
+        let (worker, _rest) = one_of_four(1, [9, 0, 3]);
+        assert_eq!(strays(&worker), Some((3, 4)), "up to its share");
+        let (worker, _rest) = one_of_four(4, [5, 0, 3]);
+        assert_eq!(strays(&worker), None, "one of the two");
+        let (worker, _rest) = one_of_four(1, [1, 0, 1]);
+        assert_eq!(strays(&worker), None, "ties are decided by the number");
+        let (worker, _rest) = one_of_four(1, [2, 3, 0]);
+        assert_eq!(strays(&worker), Some((1, 1)));
+    }
+
+    #[test]
+    fn no_connections_gather_beside_a_dead_disk() {
+        let (worker, _rest) = one_of_four(2, [5, 0, 4]);
+        stall(&worker, 3);
+        assert_eq!(strays(&worker), None);
+        let (worker, _rest) = one_of_four(6, [5, 0, 4]);
+        stall(&worker, 0);
+        assert_eq!(strays(&worker), Some((3, 4)), "its own");
+        let (worker, _rest) = one_of_four(9, [0, 0, 0]);
+        stall(&worker, 0);
+        assert_eq!(strays(&worker), Some((2, 5)), "its own, and nobody has any");
+        let (worker, _rest) = one_of_four(60, [20, 0, 0]);
+        assert_eq!(worker.surplus().map(|surplus| surplus.heir.0), Some(1));
+        stall(&worker, 1);
+        assert_eq!(worker.surplus().map(|surplus| surplus.heir.0), Some(3));
+    }
 
     /// A full worker accepts for one that has room, and keeps what the other's inbox does not take.
     #[test]

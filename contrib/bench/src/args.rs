@@ -35,6 +35,10 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["peers", "baseline"])]
     pub scaling: bool,
 
+    /// With --scaling: servers and load share both processors
+    #[arg(long, requires = "scaling")]
+    pub share: bool,
+
     /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub peers: Option<Vec<String>>,

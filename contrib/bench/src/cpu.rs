@@ -1,6 +1,8 @@
 //! Which processor runs what, and what a server's processes have cost.
 
 use std::fs;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
@@ -22,13 +24,31 @@ const REST: Duration = Duration::from_micros(20);
 
 /// Keeps the calling thread, and what it starts from now on, on one processor.
 pub fn pin(cpu: usize) -> Outcome<()> {
+    pin_to(&[cpu])
+}
+
+fn pin_to(cpus: &[usize]) -> Outcome<()> {
     let mut set = CpuSet::new();
-    set.set(cpu).context("processor")?;
-    sched_setaffinity(Pid::from_raw(0), &set).context(format!("cannot move to processor {cpu}"))
+    for &cpu in cpus {
+        set.set(cpu).context("processor")?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).context(format!("cannot move to processors {cpus:?}"))
+}
+
+/// Servers may run on the load's processor too.
+static SHARED: AtomicBool = AtomicBool::new(false);
+
+/// From now on servers and load share both processors.
+pub fn share() -> Outcome<()> {
+    SHARED.store(true, Relaxed);
+    pin_to(&[SERVERS, LOAD])
 }
 
 /// Runs something with what it starts pinned to the servers' processor.
 pub fn as_server<T>(start: impl FnOnce() -> T) -> Outcome<T> {
+    if SHARED.load(Relaxed) {
+        return Ok(start());
+    }
     pin(SERVERS)?;
     let started = start();
     pin(LOAD)?;

@@ -69,7 +69,11 @@ pub fn run(args: &Args) -> Outcome<()> {
     let plan = own("rmogstored", &args.rmogstored)?;
     let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
     let _favoured = Favoured::new();
-    cpu::pin(cpu::LOAD)?;
+    if args.share {
+        cpu::share()?;
+    } else {
+        cpu::pin(cpu::LOAD)?;
+    }
     let bench = Bench { args, plan, scratch };
     let mut all = Vec::new();
     let parts = args.parts()?;

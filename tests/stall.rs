@@ -169,6 +169,39 @@ fn check_times(what: &str, times: &[Duration]) {
     assert!(p99 < AT_ONCE && most < TRACKER_LIMIT, "{what}: p99 {p99:?}, slowest {most:?}");
 }
 
+// --- a request behind one that waits ---
+
+/// How soon most requests are answered that came while the one before them waited for the disk.
+const BEHIND: Duration = Duration::from_millis(50);
+
+/// The loop is not woken for an answer that a disk thread has sent, unless there is more to do.
+#[test]
+fn a_request_that_came_during_another_one_is_answered_at_once_after_it() {
+    in_each_mode(&["--stall-timeout=60"], |sick| {
+        prepare(sick);
+        let mut client = sick.node.client();
+        let mut times: Vec<_> =
+            (0..21).map(|round| behind_another(sick, &mut client, round)).collect();
+        times.sort();
+        println!("workers={}: {:?}", sick.workers, times[times.len() / 2]);
+        assert!(times[times.len() / 2] < BEHIND, "workers={}: {times:?}", sick.workers);
+    });
+}
+
+fn behind_another(sick: &Sick, client: &mut Client, round: usize) -> Duration {
+    sick.disk.set(Mode::Hang);
+    client.send(format!("PUT /dev1/first{round} HTTP/1.1\r\nContent-Length: 1\r\n\r\nx"));
+    until("the disk to hang", || sick.disk.held() > 0);
+    let before = total(&sick.node, "wakeups");
+    client.send("HEAD /dev2/kept HTTP/1.1\r\n\r\n");
+    until("the loop to have seen it", || total(&sick.node, "wakeups") > before);
+    let begun = Instant::now();
+    sick.disk.set(Mode::Work);
+    client.answer().expect(201);
+    client.answer_to_head().expect(200);
+    begun.elapsed()
+}
+
 // --- leaving while threads are stuck -------------------------------------------------------
 
 /// Threads per device, by default.

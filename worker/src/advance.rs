@@ -114,7 +114,7 @@ impl Worker {
         if ending == Ending::Plain && !conn.readable {
             return Next::Close;
         }
-        if shutdown(conn.socket.as_raw_fd(), Shutdown::Write).is_err() {
+        if shutdown(conn.fd().as_raw_fd(), Shutdown::Write).is_err() {
             return Next::Close;
         }
         conn.closing = None;

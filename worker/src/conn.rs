@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::disk::device::Device;
-use crate::exchange::{Need, Op};
+use crate::exchange::{Need, Op, Socket};
 use crate::http::answer::Status;
 use crate::http::chunked::Chunked;
 use crate::http::get::Transfer;
@@ -19,7 +19,7 @@ use crate::sys::socket;
 #[derive(Debug)]
 pub struct Conn {
     /// Shared with the disk thread that borrows it.
-    pub socket: Arc<OwnedFd>,
+    pub socket: Arc<Socket>,
     /// Who is on the other side.
     peer: Peer,
     /// What is spoken.
@@ -156,7 +156,7 @@ impl Conn {
         input: Vec<u8>,
     ) -> Conn {
         Conn {
-            socket: Arc::new(socket),
+            socket: Arc::new(Socket::new(socket)),
             peer: Peer::new(peer),
             service,
             site,

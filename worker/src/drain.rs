@@ -184,7 +184,7 @@ impl Worker {
     /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
         for (_, conn) in &self.conns {
-            let _ = shutdown(conn.socket.as_raw_fd(), Shutdown::Both);
+            let _ = shutdown(conn.fd().as_raw_fd(), Shutdown::Both);
         }
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);

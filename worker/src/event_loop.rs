@@ -267,6 +267,9 @@ impl Worker {
                 conn.readable |= event.is_readable() || event.is_read_closed();
                 conn.writable |= event.is_writable();
                 conn.ended |= event.is_read_closed();
+                if conn.readable && conn.is_lent() {
+                    conn.socket.set_wanted(true);
+                }
                 self.advance(key);
             }
             listener => _ = self.accept(listener - FIRST_LISTENER),
@@ -418,12 +421,12 @@ impl Worker {
 
     /// Deregisters a connection that will live on elsewhere.
     pub(crate) fn unwatch(&self, conn: &Conn) {
-        let _ = self.poll.registry().deregister(&mut SourceFd(&conn.socket.as_raw_fd()));
+        let _ = self.poll.registry().deregister(&mut SourceFd(&conn.fd().as_raw_fd()));
     }
 
     /// Asks for a connection's events: edge-triggered, both directions, once and for all.
     pub(crate) fn watch_conn(&self, key: usize) -> io::Result<()> {
-        let raw = self.conns[key].socket.as_raw_fd();
+        let raw = self.conns[key].fd().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.registry().register(&mut SourceFd(&raw), Token(FIRST_CONN + key), interest)
     }

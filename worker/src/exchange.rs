@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mio::Waker;
@@ -139,6 +139,13 @@ impl Outcome {
         let leftover = Vec::new();
         Outcome::Answered(Answered { unsent, keep, leftover, has_read: false })
     }
+
+    /// True when the answer is sent, and the connection waits for a request that the loop will
+    /// hear of.
+    fn leaves_nothing_to_do(&self) -> bool {
+        matches!(self, Outcome::Answered(Answered { unsent, keep: true, leftover, has_read: false })
+            if unsent.is_empty() && leftover.is_empty())
+    }
 }
 
 /// An outcome on its way to the loop.
@@ -150,33 +157,78 @@ pub struct Done {
     pub outcome: Outcome,
 }
 
+/// A connection's socket, shared by the loop and the disk thread that borrows it.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    /// The loop knows of something to read, so it waits for the outcome.
+    wanted: AtomicBool,
+}
+
+impl Socket {
+    /// A socket that nobody has borrowed.
+    pub fn new(fd: OwnedFd) -> Socket {
+        Socket { fd, wanted: AtomicBool::new(false) }
+    }
+
+    /// To be said by the loop: at the beginning of an operation whether there is something to
+    /// read, and again when there is.
+    pub fn set_wanted(&self, wanted: bool) {
+        self.wanted.store(wanted, Relaxed);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Outcomes that the loop has not seen yet.
 #[derive(Debug)]
 pub struct Completions {
-    queue: Mutex<Vec<Done>>,
+    queue: Mutex<Queue>,
     waker: Waker,
+}
+
+#[derive(Debug)]
+struct Queue {
+    done: Vec<Done>,
+    /// The loop has been woken for them.
+    woken: bool,
 }
 
 impl Completions {
     /// An empty queue that wakes the loop through `waker`.
     pub fn new(waker: Waker) -> Completions {
-        Completions { queue: Mutex::new(Vec::new()), waker }
+        Completions { queue: Mutex::new(Queue { done: Vec::new(), woken: false }), waker }
     }
 
     /// Adds an outcome; wakes the loop unless it has been woken for an earlier one already.
-    pub fn push(&self, done: Done) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = queue.is_empty();
-        queue.push(done);
+    /// `quiet`, a socket: there is nothing to do until the peer sends something, which wakes the
+    /// loop anyway. If the loop knows of something by now, it is woken.
+    pub fn push(&self, done: Done, quiet: Option<Arc<Socket>>) {
+        let mut queue = self.lock();
+        queue.done.push(done);
+        // The loop says what it wants before it takes the lock: it finds the outcome, or we find
+        // what it has said.
+        let urgent = quiet.is_none_or(|socket| socket.wanted.load(Relaxed));
+        let wake = urgent && !std::mem::replace(&mut queue.woken, true);
         drop(queue);
-        if first && let Err(e) = self.waker.wake() {
+        if wake && let Err(e) = self.waker.wake() {
             log::error!("cannot wake the event loop: {e}");
         }
     }
 
     /// Takes all that is there, leaving `empty` in its place.
     pub fn swap(&self, empty: &mut Vec<Done>) {
-        std::mem::swap(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner), empty);
+        let mut queue = self.lock();
+        queue.woken = false;
+        std::mem::swap(&mut queue.done, empty);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,7 +253,7 @@ pub struct Work {
     /// The connection's key; `None` when none waits.
     pub key: Option<usize>,
     /// The connection's socket, borrowed.
-    pub socket: Option<Arc<OwnedFd>>,
+    pub socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
     pub peer: SocketAddr,
     /// Whether unread input of the connection waits in the loop.
@@ -321,7 +373,7 @@ impl Work {
     /// Work for a connection.
     pub fn for_connection(
         key: usize,
-        socket: Arc<OwnedFd>,
+        socket: Arc<Socket>,
         peer: SocketAddr,
         more_input: bool,
         device: Arc<Device>,
@@ -410,6 +462,7 @@ impl Job for Work {
     fn run(mut self, progress: &Progress) -> Option<Work> {
         let op = self.op.take()?;
         let changes = matches!(op, Op::Put(_) | Op::Delete(_));
+        let for_http = changes || matches!(op, Op::Get(_));
         match self.turn(op, progress) {
             Turned::Again(op) => {
                 self.op = Some(op);
@@ -417,8 +470,9 @@ impl Job for Work {
             }
             Turned::Over(outcome) => {
                 let key = self.key.take();
-                self.socket = None;
-                self.context.completions.push(Done { key, outcome });
+                let quiet = for_http && !self.more_input && outcome.leaves_nothing_to_do();
+                let socket = self.socket.take().filter(|_| quiet);
+                self.context.completions.push(Done { key, outcome }, socket);
                 if changes {
                     self.refresh_usage();
                 }
@@ -435,7 +489,65 @@ impl Drop for Work {
             && std::thread::panicking()
         {
             let outcome = Outcome::Broken;
-            self.context.completions.push(Done { key: Some(key), outcome });
+            self.context.completions.push(Done { key: Some(key), outcome }, None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    fn done() -> Done {
+        Done { key: Some(1), outcome: Outcome::Finished }
+    }
+
+    fn socket(wanted: bool) -> Option<Arc<Socket>> {
+        let socket = Socket::new(UnixStream::pair().unwrap().0.into());
+        socket.set_wanted(wanted);
+        Some(Arc::new(socket))
+    }
+
+    fn wakes(poll: &mut Poll) -> bool {
+        let mut events = Events::with_capacity(1);
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        !events.is_empty()
+    }
+
+    #[test]
+    fn loop_is_woken_once_and_for_what_it_has_to_do() {
+        let mut poll = Poll::new().unwrap();
+        let completions = Completions::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        completions.push(done(), socket(false));
+        assert!(!wakes(&mut poll), "nothing to do");
+        completions.push(done(), None);
+        assert!(wakes(&mut poll), "behind one that is quiet");
+        completions.push(done(), socket(true));
+        assert!(!wakes(&mut poll), "woken already");
+        let mut all = Vec::new();
+        completions.swap(&mut all);
+        assert_eq!(all.len(), 3);
+        completions.push(done(), socket(true));
+        assert!(wakes(&mut poll), "there is something to read");
+    }
+
+    #[test]
+    fn only_a_whole_answer_on_a_connection_that_stays_leaves_nothing_to_do() {
+        let answered = |change: fn(&mut Answered)| {
+            let mut answered =
+                Answered { unsent: vec![], keep: true, leftover: vec![], has_read: false };
+            change(&mut answered);
+            Outcome::Answered(answered).leaves_nothing_to_do()
+        };
+        assert!(answered(|_| ()));
+        assert!(!answered(|answered| answered.unsent = vec![0]));
+        assert!(!answered(|answered| answered.keep = false));
+        assert!(!answered(|answered| answered.leftover = vec![0]));
+        assert!(!answered(|answered| answered.has_read = true));
+        assert!(!Outcome::Broken.leaves_nothing_to_do());
     }
 }

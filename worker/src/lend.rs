@@ -23,6 +23,7 @@ impl Worker {
         let conn = &mut self.conns[key];
         conn.state = State::Lent;
         conn.writable = false;
+        conn.socket.set_wanted(conn.readable);
         self.timers.stop(key);
         if !self.peers.is_empty() {
             self.rooted.insert(key);

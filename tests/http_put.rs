@@ -84,8 +84,20 @@ fn a_put_over_a_file_replaces_it() {
 fn a_put_over_a_directory_is_refused() {
     let node = Node::start();
     node.store("/dev1/folder/file", "x");
-    let answer = node.client().put("/dev1/folder", "x");
-    assert!(matches!(answer.status, 400 | 403 | 500), "{answer:?}");
+    let mut client = node.client();
+    client.put("/dev1/folder", "x").expect_and(403, "keep-alive");
+    client.send("PUT /dev1/folder HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\n\r\n");
+    client.answer().expect_and(403, "keep-alive");
+    client.answer().expect(200);
+    let expecting =
+        "PUT /dev1/folder HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+    client.ask(expecting).expect_and(403, "close");
+    client.closes();
+    // A link to one is replaced as any file is.
+    symlink("folder", node.file("/dev1/link")).unwrap();
+    let mut client = node.client();
+    client.ask(expecting.replace("folder", "link")).expect(100);
+    client.ask("abc").expect(201);
     assert_eq!(names_in(&node.file("/dev1/folder")), ["file"]);
 }
 

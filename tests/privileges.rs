@@ -68,6 +68,14 @@ fn files_are_the_user_s_and_hot_and_cold_reads_work() {
     }
     fs::set_permissions(node.file("/dev2/roots"), fs::Permissions::from_mode(0o600)).unwrap();
     client.get("/dev2/roots").expect(403);
+    node.stderr.find("the refusal in the log", |line| {
+        line.contains("warn: GET /dev2/roots: Permission denied").then_some(())
+    });
+    for _ in 0..50 {
+        client.get("/dev2/roots").expect(403);
+    }
+    let told = node.stderr.so_far().iter().filter(|line| line.contains("/dev2/roots")).count();
+    assert!(told < 10, "{told} lines");
 }
 
 #[test]

@@ -351,10 +351,9 @@ impl Worker {
 
     fn cached_error(&mut self, error: &std::io::Error, keep: bool) -> Option<Served> {
         match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES) => {
-                Some(self.answer(status_of(error), keep))
-            }
-            // Not cached, no such call, O_NOATIME refused, an absolute link: a disk thread sees.
+            Some(libc::ENOENT | libc::ENOTDIR) => Some(self.answer(status_of(error), keep)),
+            // Not cached, no such call, O_NOATIME refused, an absolute link, something to log: a
+            // disk thread sees.
             _ => None,
         }
     }

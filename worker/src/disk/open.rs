@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use crate::disk::device::{Device, DeviceDir};
 use crate::sys::file::{BENEATH, CACHED, open_below};
 
@@ -42,6 +44,15 @@ pub fn inside(
             open_below(dir.as_fd(), &resolved, flags, mode, BENEATH)
         }
         other => other,
+    }
+}
+
+/// `EISDIR` where a folder has the name, so that no file can get it. Disk threads.
+pub fn refuse_folder(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    match inside(device, dir, path, flags, 0) {
+        Ok(_) => Err(Errno::EISDIR.into()),
+        Err(_) => Ok(()),
     }
 }
 

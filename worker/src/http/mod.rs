@@ -18,6 +18,8 @@ pub mod range;
 pub mod refuse;
 
 use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::http::answer::{HttpDate, Status};
@@ -39,10 +41,20 @@ pub fn status_of(error: &io::Error) -> Status {
     }
 }
 
-/// Logs a failure that is ours or the disk's, once; what a client can cause at will is not.
+/// Logs a failure that is ours or the disk's, once; what a client can cause at will is not, and
+/// what the operator has forbidden once a second at most.
 pub fn log_failure(method: &str, path: &str, status: Status, error: &io::Error) {
-    match status.code() {
-        500.. => log::error!("{method} {path}: {error}"),
+    static FORBIDDEN: AtomicU64 = AtomicU64::new(0);
+    match (error.raw_os_error(), status.code()) {
+        (Some(libc::EACCES | libc::EPERM), _) => {
+            let second = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+            if FORBIDDEN.swap(second, Relaxed) != second {
+                log::warn!("{method} {path}: {error}");
+            }
+        }
+        // Device::insist_on_mount has said so.
+        (Some(libc::ENOMEDIUM), _) => log::debug!("{method} {path}: {error}"),
+        (_, 500..) => log::error!("{method} {path}: {error}"),
         _ => log::debug!("{method} {path}: {error}"),
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::disk::commit::{Incoming, copy_into};
 use crate::disk::md5::Md5;
+use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
@@ -172,6 +173,10 @@ impl Put {
     }
 
     fn open(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+        if self.request.expect_continue {
+            // Before its body is asked for.
+            open::refuse_folder(turn.device, &*turn.device.dir()?, self.path.relative())?;
+        }
         let in_place = self.request.content_range != ContentRange::Absent && !self.spooled;
         match in_place {
             true => Incoming::in_place(turn.device, &self.path),
@@ -369,10 +374,9 @@ impl Put {
             true => self.store(turn, incoming).map(|()| Status::Created201),
             false => Ok(Status::BadRequest400),
         });
-        match stored {
-            Ok(status) => self.reply(turn, status, keep),
-            Err(e) => self.fail_on_disk(turn, &e),
-        }
+        let status = stored.unwrap_or_else(|e| self.status_on_disk(&e));
+        // The body is read: the next request may follow.
+        self.reply(turn, status, keep && !closes(status))
     }
 
     fn matches_digest(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> io::Result<bool> {
@@ -396,17 +400,19 @@ impl Put {
 
     /// The file could not even be opened: nothing of the body has been taken.
     fn refuse(self: Box<Self>, error: &io::Error) -> Outcome {
-        let status = status_of(error);
-        log_failure("PUT", self.path.as_str(), status, error);
-        let close =
-            matches!(status, Status::InternalServerError500 | Status::InsufficientStorage507);
-        Outcome::Refused { refused: Refused { status, close }, put: self }
+        let status = self.status_on_disk(error);
+        Outcome::Refused { refused: Refused { status, close: closes(status) }, put: self }
     }
 
     fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &io::Error) -> Outcome {
+        let status = self.status_on_disk(error);
+        self.fail(turn, status)
+    }
+
+    fn status_on_disk(&self, error: &io::Error) -> Status {
         let status = status_of(error);
         log_failure("PUT", self.path.as_str(), status, error);
-        self.fail(turn, status)
+        status
     }
 
     /// Answers and closes. The file goes first: nothing may be left of it once that is said.
@@ -428,6 +434,11 @@ impl Put {
             other => other,
         }
     }
+}
+
+/// Whether a PUT that ends so ends its connection, wherever it stands: PROTOCOL.md section 2.2.
+fn closes(status: Status) -> bool {
+    matches!(status, Status::InternalServerError500 | Status::InsufficientStorage507)
 }
 
 /// The digest of a file that was received before it was known that one would be asked for.

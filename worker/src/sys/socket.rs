@@ -193,13 +193,14 @@ fn unpack(address: &libc::sockaddr_in6) -> SocketAddr {
 
 /// Takes a listening socket that an earlier process left open under this number.
 ///
-/// `None`: no such descriptor is open.
+/// `None`: no such descriptor is open, or it is one that this process has opened since: those
+/// are all close-on-exec, which nothing that has come through execve(2) can be.
 #[expect(unsafe_code, reason = "descriptors named by number come from the environment")]
 pub fn adopt_inherited(raw: RawFd) -> Option<OwnedFd> {
     // SAFETY: borrowed only for the call that asks whether it is open at all.
     let borrowed = unsafe { BorrowedFd::borrow_raw(raw) };
-    nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_GETFD).ok()?;
-    Some(adopt(raw))
+    let flags = nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_GETFD).ok()?;
+    (flags & libc::FD_CLOEXEC == 0).then(|| adopt(raw))
 }
 
 /// Duplicates a descriptor, close-on-exec.

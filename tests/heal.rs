@@ -136,6 +136,21 @@ fn with_ext4(test: impl Fn(&Node, &LoopDisk, &mut Client) + Sync) {
     });
 }
 
+/// Trackers would think that it lives.
+#[test]
+fn a_device_that_is_gone_has_no_usage() {
+    for workers in ["1", "device"] {
+        let node = Setup::new().workers(workers).start();
+        let mut client = node.client();
+        until("its usage", || client.get("/dev2/usage").status == 200);
+        std::fs::rename(node.file("/dev2"), node.file("/gone")).unwrap();
+        until("it to be missed", || node.client().get("/dev2/usage").status == 404);
+        assert_eq!(node.client().get("/dev1/usage").status, 200);
+        std::fs::rename(node.file("/gone"), node.file("/dev2")).unwrap();
+        until("its usage again", || node.client().get("/dev2/usage").status == 200);
+    }
+}
+
 #[test]
 fn a_disk_that_is_unmounted_and_mounted_again_heals() {
     with_ext4(|node, disk, client| {
@@ -146,6 +161,7 @@ fn a_disk_that_is_unmounted_and_mounted_again_heals() {
         // Stored on the bare mount point it would fill the root disk and be lost.
         node.client().put("/dev3/new", "new").expect(503);
         until("no usage", || node.client().get("/dev3/usage").status != 200);
+        until("its state to be told", || node.status()["devices"][2]["state"] == "unmounted");
         client.put("/dev2/new", "new").expect(201);
         assert_eq!(node.in_its_mounts("ls -A {dir}/dev3").unwrap(), "");
         node.in_its_mounts(&format!("mount {} {{dir}}/dev3", disk.device)).unwrap();
@@ -153,8 +169,14 @@ fn a_disk_that_is_unmounted_and_mounted_again_heals() {
         until("it to serve", || client.get("/dev3/kept").status == 200);
         until("it to store", || node.client().put("/dev3/new", "new").status == 201);
         until("its usage", || client.get("/dev3/usage").status == 200);
+        assert_eq!(node.status()["devices"][2]["state"], "ok");
         assert!(back.elapsed() < NOTICED, "{:?}", back.elapsed());
         node.in_its_mounts("test -e {dir}/dev3/new").unwrap();
+        let log = node.stderr.so_far();
+        let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+        assert!(told("dev3 was a mount and is a bare folder now: 503") > 0, "{log:#?}");
+        assert!(told("dev3 is mounted again") > 0, "{log:#?}");
+        assert_eq!(told("No medium found"), 0, "{log:#?}");
     });
 }
 

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
 use crate::disk::path::DevPath;
 use crate::spec::{DeviceKey, SiteId, WorkerId};
@@ -114,6 +114,8 @@ pub struct DeviceSlot {
     pub oldest_ms: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
+    /// It was a mount and is a bare folder now; the owner writes it.
+    pub unmounted: AtomicBool,
     changes: Changes,
     /// Odd while the owner writes the numbers below.
     usage_version: AtomicU64,
@@ -213,6 +215,7 @@ impl Scoreboard {
         if slot.state() == DeviceState::Absent {
             slot.set_busy(None);
             slot.forget_usage();
+            slot.unmounted.store(false, Relaxed);
             slot.set_state(DeviceState::Ok);
         }
         slot.key.store(wanted, Release);
@@ -223,6 +226,8 @@ impl Scoreboard {
     pub fn forget_device(&self, key: DeviceKey) {
         if let Some(slot) = self.device(key) {
             slot.set_state(DeviceState::Absent);
+            // Else those who ask for its usage would think that it lives.
+            slot.forget_usage();
         }
     }
 
@@ -334,7 +339,7 @@ impl DeviceSlot {
         self.usage_version.store((self.usage_version.load(Relaxed) | 1) + 1, Release);
     }
 
-    /// Owner: the device cannot be asked any more.
+    /// Owner, or the master for a device that is gone: it cannot be asked any more.
     pub fn forget_usage(&self) {
         self.looked_at.store(0, Relaxed);
     }

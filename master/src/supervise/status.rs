@@ -82,7 +82,12 @@ impl Supervisor {
             device: key.to_string(),
             docroot: self.plan.devices.docroot(key.site).display().to_string(),
             owner: slot.owner().0,
-            state: if slot.state() == DeviceState::Stalled { "stalled" } else { "ok" }.to_owned(),
+            state: match slot.state() {
+                DeviceState::Stalled => "stalled",
+                _ if slot.unmounted.load(Relaxed) => "unmounted",
+                _ => "ok",
+            }
+            .to_owned(),
             in_flight: slot.in_flight.load(Relaxed),
             oldest_ms: slot.oldest_ms.load(Relaxed),
             inline_reads: match slot.inline_reads.load(Relaxed) {

@@ -53,6 +53,8 @@ struct Looked {
     trouble: Option<String>,
     /// It was a mount once: [`Device::insist_on_mount`].
     mounted: bool,
+    /// It is none now.
+    bare: bool,
 }
 
 /// A descriptor of the device's directory and what was found out about the filesystem.
@@ -163,11 +165,18 @@ impl Device {
         let folder = self.path.parent().unwrap_or(&self.path);
         let is_mount = stat(folder)?.st_dev != fstat(&dir)?.st_dev;
         let mut looked = self.looked();
-        if looked.mounted && !is_mount && self.key.devid > 0 {
-            return Err(Errno::ENOMEDIUM.into());
-        }
         looked.mounted |= is_mount;
-        Ok(dir)
+        let bare = looked.mounted && !is_mount && self.key.devid > 0;
+        if std::mem::replace(&mut looked.bare, bare) != bare {
+            let path = self.path.display();
+            match bare {
+                true => log::error!(
+                    "{path} was a mount and is a bare folder now: 503 until it is mounted again"
+                ),
+                false => log::info!("{path} is mounted again"),
+            }
+        }
+        if bare { Err(Errno::ENOMEDIUM.into()) } else { Ok(dir) }
     }
 
     /// Removes what killed processes left, before this one leaves anything. Disk threads.

@@ -49,11 +49,19 @@ fn check_config(options: &Options) -> ExitCode {
 }
 
 fn try_out(folder: Option<PathBuf>, mut options: Options, invocation: Invocation) -> ExitCode {
-    if let Err(e) = quickstart::prepare(folder, &mut options) {
-        show(&Problem::error(format!("quickstart: {e}"), None));
-        return FAILED.into();
+    let temporary = folder.is_none();
+    let folder = match quickstart::prepare(folder, &mut options) {
+        Ok(folder) => folder,
+        Err(e) => {
+            show(&Problem::error(format!("quickstart: {e}"), None));
+            return FAILED.into();
+        }
+    };
+    let ended = serve(options, Some(Box::new(quickstart::announce)), invocation);
+    if temporary && ended != ExitCode::SUCCESS {
+        quickstart::take_back(&folder);
     }
-    serve(options, Some(Box::new(quickstart::announce)), invocation)
+    ended
 }
 
 fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) -> ExitCode {

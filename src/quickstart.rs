@@ -19,17 +19,19 @@ const FID_PATH: &str = "/dev1/0/000/000/0000000001.fid";
 pub const BUSY_HINT: &str = "choose other addresses with --httplisten=ADDR and --mgmtlisten=ADDR \
      (port 0: any that is free)";
 
+const DEVICES: [&str; 2] = ["dev1", "dev2"];
+
 /// Makes the folder with dev1 and dev2, and completes the options: its listeners are reachable
-/// from this machine alone.
-pub fn prepare(folder: Option<PathBuf>, options: &mut Options) -> io::Result<()> {
+/// from this machine alone. The folder.
+pub fn prepare(folder: Option<PathBuf>, options: &mut Options) -> io::Result<PathBuf> {
     let folder = match folder {
         Some(folder) => folder,
         None => mkdtemp(&env::temp_dir().join("rmogstored-XXXXXX"))?,
     };
-    for device in ["dev1", "dev2"] {
+    for device in DEVICES {
         fs::create_dir_all(folder.join(device))?;
     }
-    let docroot = folder.into_os_string().into_string();
+    let docroot = folder.clone().into_os_string().into_string();
     let docroot = docroot.map_err(|_| io::Error::other("the folder's name is not UTF-8"))?;
     options.entries.push(cli::entry((Key::Docroot, docroot)));
     for (key, address) in [(Key::Httplisten, "127.0.0.1:7500"), (Key::Mgmtlisten, "127.0.0.1:7501")]
@@ -38,7 +40,15 @@ pub fn prepare(folder: Option<PathBuf>, options: &mut Options) -> io::Result<()>
             options.entries.push(cli::entry((key, address.to_owned())));
         }
     }
-    Ok(())
+    Ok(folder)
+}
+
+/// Takes back a temporary folder that nothing was served from; what is not empty stays.
+pub fn take_back(folder: &Path) {
+    for device in DEVICES {
+        let _ = fs::remove_dir(folder.join(device));
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// Prints what can be done now. Nobody may be reading: then it is not printed.
@@ -112,7 +122,12 @@ mod tests {
         prepare(None, &mut options).unwrap();
         let folder = PathBuf::from(values(&options)[0].1);
         assert!(folder.starts_with(env::temp_dir()) && folder.join("dev2").is_dir());
-        fs::remove_dir_all(folder).unwrap();
+        fs::write(folder.join("dev1/file"), "x").unwrap();
+        take_back(&folder);
+        assert!(folder.join("dev1/file").exists() && !folder.join("dev2").exists());
+        fs::remove_file(folder.join("dev1/file")).unwrap();
+        take_back(&folder);
+        assert!(!folder.exists());
     }
 
     #[test]

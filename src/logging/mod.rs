@@ -41,8 +41,11 @@ static LOGGER: Logger = Logger {
 /// Starts logging in this process, without a thread. Its children inherit it.
 pub fn init() {
     let mut sinks = LOGGER.sinks();
-    sinks.stderr = Some(Stderr::open());
     sinks.syslog = Syslog::open();
+    // Else each line would be in the journal twice.
+    if sinks.syslog.is_none() || !stderr::is_journal() {
+        sinks.stderr = Some(Stderr::open());
+    }
     drop(sinks);
     // Fails only when called again, and then the logger is the same.
     let _ = log::set_logger(&LOGGER);

@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::process;
+use std::{env, process};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::fstat;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -84,6 +85,18 @@ impl Sink for Stderr {
     }
 }
 
+/// Whether standard error goes to systemd's journal, as syslog messages do there: `JOURNAL_STREAM`
+/// in systemd.exec(5).
+pub fn is_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
+    is_stream(&stream, io::stderr().as_fd())
+}
+
+/// `stream`: device and inode number, a colon between them.
+fn is_stream(stream: &str, fd: BorrowedFd<'_>) -> bool {
+    fstat(fd).is_ok_and(|found| stream == format!("{}:{}", found.st_dev, found.st_ino))
+}
+
 enum Kind {
     Socket,
     Stream,
@@ -126,8 +139,19 @@ mod tests {
     use super::*;
     use log::Level;
     use std::io::{Read, Seek};
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, UNIX_EPOCH};
+
+    #[test]
+    fn journal_is_known_by_its_socket() {
+        let file = tempfile::tempfile().unwrap();
+        let facts = file.metadata().unwrap();
+        assert!(is_stream(&format!("{}:{}", facts.dev(), facts.ino()), file.as_fd()));
+        for other in ["", ":", &format!("{}:{}", facts.dev(), facts.ino() + 1)] {
+            assert!(!is_stream(other, file.as_fd()), "{other:?}");
+        }
+    }
 
     fn line(text: &str) -> Line {
         Line {

@@ -35,8 +35,8 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["peers", "baseline"])]
     pub scaling: bool,
 
-    /// With --scaling: servers and load share both processors
-    #[arg(long, requires = "scaling")]
+    /// Servers and load share both processors, instead of having one each
+    #[arg(long)]
     pub share: bool,
 
     /// Whom to compare with, of nginx, nginx-cache, lighttpd, cmogstored [default: all there are]

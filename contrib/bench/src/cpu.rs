@@ -23,7 +23,7 @@ const MOST_LOOKS: usize = 6;
 const REST: Duration = Duration::from_micros(20);
 
 /// Keeps the calling thread, and what it starts from now on, on one processor.
-pub fn pin(cpu: usize) -> Outcome<()> {
+fn pin(cpu: usize) -> Outcome<()> {
     pin_to(&[cpu])
 }
 
@@ -38,10 +38,10 @@ fn pin_to(cpus: &[usize]) -> Outcome<()> {
 /// Servers may run on the load's processor too.
 static SHARED: AtomicBool = AtomicBool::new(false);
 
-/// From now on servers and load share both processors.
-pub fn share() -> Outcome<()> {
-    SHARED.store(true, Relaxed);
-    pin_to(&[SERVERS, LOAD])
+/// From now on servers and load have a processor each, or share both.
+pub fn take_places(share: bool) -> Outcome<()> {
+    SHARED.store(share, Relaxed);
+    pin_to(if share { &[SERVERS, LOAD] } else { &[LOAD] })
 }
 
 /// Runs something with what it starts pinned to the servers' processor.

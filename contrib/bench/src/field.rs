@@ -39,7 +39,7 @@ impl Field {
         raise_descriptors()?;
         let plans = plans(args)?;
         let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
-        cpu::pin(cpu::LOAD)?;
+        cpu::take_places(args.share)?;
         let arena = Arena::new(&scratch, "docroot", 1, &SETS, args.slice())?;
         let mut field = Field { entrants: Vec::new(), arena, _favoured: Favoured::new() };
         for (index, plan) in plans.into_iter().enumerate() {

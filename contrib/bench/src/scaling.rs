@@ -69,11 +69,7 @@ pub fn run(args: &Args) -> Outcome<()> {
     let plan = own("rmogstored", &args.rmogstored)?;
     let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
     let _favoured = Favoured::new();
-    if args.share {
-        cpu::share()?;
-    } else {
-        cpu::pin(cpu::LOAD)?;
-    }
+    cpu::take_places(args.share)?;
     let bench = Bench { args, plan, scratch };
     let mut all = Vec::new();
     let parts = args.parts()?;

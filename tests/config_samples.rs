@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::unistd::{Group, User, getegid, geteuid};
+use rmogstored_master::config::Key;
 
 use crate::harness::skipped;
 
@@ -18,7 +19,9 @@ const GROUP: &str = "group = mogstored";
 /// The sample with its absolute paths moved into `folder`.
 fn sample(folder: &Path) -> String {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/mogstored.conf");
-    fs::create_dir(folder.join("mogdata")).unwrap();
+    for name in ["mogdata", "rmogstored"] {
+        fs::create_dir(folder.join(name)).unwrap();
+    }
     let folder = folder.to_str().unwrap();
     let text = fs::read_to_string(shipped).unwrap();
     text.replace("/var/", &format!("{folder}/")).replace("/run/", &format!("{folder}/"))
@@ -53,6 +56,17 @@ fn sample_loads_without_a_warning() {
     let settings = effective(folder.path(), &text);
     assert!(settings.starts_with(&format!("docroot = {}/mogdata\n", folder.path().display())));
     assert!(settings.contains("httplisten = 0.0.0.0:7500\nmgmtlisten = 0.0.0.0:7501\n"));
+}
+
+#[test]
+fn sample_names_every_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = sample(folder.path());
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: Vec<&str> = text.split(|c| !is_name(c)).collect();
+    for key in Key::all() {
+        assert!(words.contains(&key.name()), "{} is not in the sample", key.name());
+    }
 }
 
 #[test]

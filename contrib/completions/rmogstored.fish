@@ -51,7 +51,7 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -s s -l skipconfig -
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l multi -d 'Each --config describes a docroot of its own'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l check-config -d 'Check everything, print the effective settings as a configuration file, and exit'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s V -l version -d 'Print the version'
-complete -c rmogstored -n "__fish_rmogstored_needs_command" -l help -d 'Print this help'
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l help -d 'Print this help; so does -h'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "status" -d 'Show a running node: workers, devices, requests and bytes per second'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "upgrade" -d 'Put the executable that is installed now in a running node\'s place, without closing a port'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l json -d 'Print the node\'s JSON document instead of a table'

@@ -7,7 +7,7 @@ use nix::time::ClockId;
 /// What others may get of the processor in one yield. More is a busy neighbour's share.
 const OTHERS: Duration = Duration::from_millis(1);
 /// How long there is no yield after that, in milliseconds.
-const PAUSE: u64 = 10_000;
+const PAUSE: u64 = 1_000;
 
 /// After a round that has given disk threads short work the loop yields once. On a processor that
 /// it shares with them they do the work before the next round: else each packet that comes

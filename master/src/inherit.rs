@@ -145,6 +145,10 @@ impl std::error::Error for InheritError {}
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
     use super::*;
 
     fn message(value: &str) -> String {
@@ -181,9 +185,19 @@ mod tests {
     #[test]
     fn pipe_fails_getsockname() {
         let (reader, _writer) = io::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let raw = std::os::fd::IntoRawFd::into_raw_fd(reader);
         let error = adopt(VARIABLE, raw).unwrap_err().to_string();
         assert!(error.contains("failed"), "{error}");
         assert!(error.contains("socket"), "{error}");
+    }
+
+    #[test]
+    fn descriptor_that_was_opened_since_is_not_taken() {
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        let error = adopt(VARIABLE, reader.as_raw_fd()).unwrap_err().to_string();
+        assert!(error.contains("Bad file descriptor"), "{error}");
+        writer.write_all(b"x").unwrap();
+        reader.read_exact(&mut [0]).unwrap();
     }
 }

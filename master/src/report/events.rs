@@ -253,6 +253,7 @@ mod tests {
 
     fn pipe() -> (BufReader<PipeReader>, EventPipe) {
         let (reader, writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
         let events = EventPipe::open(OwnedFd::from(writer).into_raw_fd()).unwrap();
         (BufReader::new(reader), events)
     }

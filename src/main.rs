@@ -98,20 +98,19 @@ fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) ->
     u8::try_from(status).unwrap_or(FAILED).into()
 }
 
-/// The configuration as it is now. Its problems go to the log: nobody has typed a command.
+/// The configuration as it is now. Its warnings go to the log: nobody has typed a command.
 fn reload(options: &Options) -> Result<Config, String> {
-    let tell = |problems: &[Problem]| {
-        problems.iter().for_each(|problem| log::warn!("{problem}"));
-    };
     match config::load(options) {
         Ok(loaded) => {
-            tell(&loaded.warnings);
+            loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
             Ok(loaded.config)
         }
         Err(problems) => {
-            tell(&problems);
-            let errors = problems.iter().filter(|problem| problem.is_error());
-            Err(errors.map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            // The errors are the reason why nothing changes, which the master logs.
+            let (errors, warnings): (Vec<_>, Vec<_>) =
+                problems.iter().partition(|problem| problem.is_error());
+            warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            Err(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         }
     }
 }

@@ -152,6 +152,7 @@ fn broken_file_changes_nothing_and_is_named() {
     let failed = reload(&node, "reload_failed");
     assert!(failed["reason"].as_str().unwrap().contains("maxconns: 'none'"), "{failed}");
     assert!(node.logs("reload failed").contains("node.conf:"));
+    assert_eq!(node.logged("maxconns: 'none'"), 1);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     rewrite(&node, &format!("httplisten = {}\n", taken.local_addr().unwrap()));
     let failed = reload(&node, "reload_failed");

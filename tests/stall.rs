@@ -71,6 +71,9 @@ fn usage_during_a_hang(stuck: usize) {
         let times: Vec<_> = samples.iter().flatten().map(|sample| sample.took).collect();
         check_times(&format!("usage, workers={}", sick.workers), &times);
         sick.node.event("device_recovered");
+        let folder = sick.node.docroot().join("dev1");
+        sick.node.logs(&format!("{} answers again", folder.display()));
+        assert_eq!(sick.node.logged("dev1 is stalled: a disk operation has taken"), 1);
     });
 }
 

@@ -139,7 +139,7 @@ _rmogstored() {
             return 0
             ;;
         rmogstored__subcmd__status)
-            opts="--json --follow"
+            opts="-? --json --follow --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -153,7 +153,7 @@ _rmogstored() {
             return 0
             ;;
         rmogstored__subcmd__upgrade)
-            opts=""
+            opts="-? --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

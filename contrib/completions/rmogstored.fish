@@ -56,3 +56,5 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "status" -d 'S
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "upgrade" -d 'Put the executable that is installed now in a running node\'s place, without closing a port'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l json -d 'Print the node\'s JSON document instead of a table'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l follow -d 'Show it again every second, until Ctrl-C'
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l help -d 'Print this help; so does -h'
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand upgrade" -l help -d 'Print this help; so does -h'

@@ -333,6 +333,11 @@ impl Node {
         self.stderr.find(text, |line| line.contains(text).then(|| line.to_owned()))
     }
 
+    /// How many lines of the log so far contain the text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.stderr.so_far().iter().filter(|line| line.contains(text)).count()
+    }
+
     /// The status socket's document.
     pub fn status(&self) -> Value {
         let mut text = String::new();

@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::completions::Socket;
 use crate::disk::device::Device;
-use crate::exchange::{Need, Op, Socket};
+use crate::exchange::{Need, Op};
 use crate::http::answer::Status;
 use crate::http::chunked::Chunked;
 use crate::http::get::Transfer;

@@ -19,12 +19,13 @@ use slab::Slab;
 
 use crate::accept::Listeners;
 use crate::clerk::Clerk;
+use crate::completions::{Completions, Done};
 use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::disk::device::Device;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
-use crate::exchange::{Completions, Context, Done, Work};
+use crate::exchange::{Context, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;

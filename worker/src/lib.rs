@@ -15,7 +15,8 @@
 //! | `tick`, `timer`, `stall` | what is done by the clock; deadlines of connections; of devices |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
-//! | [`exchange`] | what passes between the loop and a disk thread |
+//! | [`exchange`], [`completions`] | what a disk thread does for the loop; its outcomes on the way back |
+//! | `give_way` | when the loop lets the disk threads run first |
 //! | [`handover`] | inboxes: connections from one worker to another |
 //! | [`http`] | parsers, answers and exchanges of HTTP |
 //! | [`sidechannel`] | the line protocol |
@@ -25,6 +26,7 @@
 mod accept;
 mod advance;
 mod clerk;
+pub mod completions;
 pub mod conn;
 pub mod control;
 mod discard;

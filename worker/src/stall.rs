@@ -33,7 +33,7 @@ impl Worker {
                 slot.in_flight.store(pool.in_flight() as u32, Relaxed);
                 slot.oldest_ms.store(oldest.as_millis() as u64, Relaxed);
                 if pool.has_answered() || slot.state() != DeviceState::Stalled {
-                    judge(*key, slot, oldest, self.settings.stall_timeout);
+                    self.judge(*key, slot, oldest);
                 }
                 if let Some(dir) = self.devices.get(key).and_then(|device| device.dir_at_hand()) {
                     slot.inline_reads.store(if dir.inline_reads { 1 } else { 2 }, Relaxed);
@@ -149,21 +149,31 @@ impl Worker {
             log::debug!("{key}: cannot send its directory to worker {to}: {e}");
         }
     }
-}
 
-/// Marks a device stalled or well again.
-fn judge(key: DeviceKey, slot: &DeviceSlot, oldest: Duration, limit: Duration) {
-    let stalled = oldest >= limit;
-    match (slot.state(), stalled) {
-        (DeviceState::Ok, true) => {
-            slot.set_state(DeviceState::Stalled);
-            log::error!("{key} is stalled: a disk operation has taken {} s", oldest.as_secs());
+    /// Marks a device stalled or well again. The only line in the log about it: the master tells
+    /// those who read its events.
+    fn judge(&self, key: DeviceKey, slot: &DeviceSlot, oldest: Duration) {
+        let stalled = oldest >= self.settings.stall_timeout;
+        let name = || match self.sites.get(usize::from(key.site.0)) {
+            Some(site) if key.devid != 0 => site.docroot.join(key.to_string()),
+            Some(site) => site.docroot.clone(),
+            None => key.to_string().into(),
+        };
+        match (slot.state(), stalled) {
+            (DeviceState::Ok, true) => {
+                slot.set_state(DeviceState::Stalled);
+                let (name, seconds) = (name(), oldest.as_secs());
+                log::error!(
+                    "{} is stalled: a disk operation has taken {seconds} s",
+                    name.display()
+                );
+            }
+            (DeviceState::Stalled, false) => {
+                slot.set_state(DeviceState::Ok);
+                log::warn!("{} answers again", name().display());
+            }
+            _ => {}
         }
-        (DeviceState::Stalled, false) => {
-            slot.set_state(DeviceState::Ok);
-            log::warn!("{key} answers again");
-        }
-        _ => {}
     }
 }
 

@@ -119,7 +119,8 @@ impl Supervisor {
             self.failure.get_or_insert(e);
             return self.policy.handle(Event::Quit, now);
         }
-        log::info!("ready: {} workers", self.policy.children().with_process().len());
+        let workers = self.policy.children().with_process().len();
+        log::info!("ready: {workers} {}", if workers == 1 { "worker" } else { "workers" });
         successor::is_ready();
         self.events.tell(&Told::Ready { pid: std::process::id() });
         if let Some(on_ready) = self.kit.on_ready.take() {
@@ -181,14 +182,13 @@ impl Supervisor {
         }
     }
 
+    /// For those who read the events: the owner writes the log.
     pub(super) fn tell_stall(&mut self, key: DeviceKey, stalled: bool) {
         let docroot = self.plan.devices.docroot(key.site).display().to_string();
         let device = key.to_string();
         if stalled {
-            log::error!("{docroot}/{device} is stalled");
             self.events.tell(&Told::DeviceStalled { device, docroot });
         } else {
-            log::info!("{docroot}/{device} has recovered");
             self.events.tell(&Told::DeviceRecovered { device, docroot });
         }
     }

@@ -112,10 +112,13 @@ fn four_hundred_watchers_get_their_groups_together() {
 fn a_watcher_that_never_reads_is_dropped_at_64_kib_and_nobody_notices() {
     let setup = Setup::new();
     // Long groups, so that it does not take minutes.
-    for device in 0..800 {
-        fs::create_dir(setup.folder().join(format!("dev{}", 16_770_000 + device))).unwrap();
-    }
-    let node = setup.workers("1").start();
+    let folders = (0..800).map(|n| setup.folder().join(format!("dev{}", 16_770_000 + n)));
+    let folders: Vec<_> = folders.collect();
+    folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    let node = setup.workers("1").env("MOG_DISK_USAGE_INTERVAL", "3600").start();
+    // So many disk threads at once leave a small machine no time for anything else.
+    let looked_at = || folders.iter().all(|folder| folder.join("usage").exists());
+    until("all devices to be looked at", looked_at);
     let mut client = node.client();
     let mut witness = watcher(&node, "watch\n");
     let mut length = bytes_of(&group(&mut witness));
@@ -127,8 +130,9 @@ fn a_watcher_that_never_reads_is_dropped_at_64_kib_and_nobody_notices() {
     while connections(&node) == 3 {
         length = bytes_of(&group(&mut witness));
         sent += length;
+        // One a second; a busy test machine may delay them.
         let gap = last.elapsed();
-        assert!(gap < Duration::from_millis(1800), "the other one waited for {gap:?}");
+        assert!(gap < Duration::from_secs(5), "the other one waited for {gap:?}");
         last = Instant::now();
         client.stays_open();
         assert!(sent < 4 << 20, "it is still there after {sent} bytes");

@@ -59,6 +59,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub workers: usize,
 
+    /// The TCP congestion control of all connections, as root; cubic is the kernel's default
+    #[arg(long, value_name = "NAME", default_value = "cubic")]
+    pub congestion: String,
+
     /// Put the files below this folder, instead of an ext4 of their own in memory
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,

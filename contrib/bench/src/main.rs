@@ -7,7 +7,7 @@
 //! - [`load`]: the closed loop; [`cpu`]: pinning, and what processes have cost
 //! - [`contest`]: a slice of load; [`local`]: what is no server; [`rounds`]: taking turns
 //! - [`idle`], [`latency`]: slices that are about something else than processor time
-//! - [`memory`]: free memory stays with the machine
+//! - [`machine`]: settings that are changed while we measure
 //! - [`scaling`]: our daemon alone, with more of everything; [`holder`]: idle
 //!   connections
 //! - [`stats`], [`report`]: from values to a table; [`failure`]: what ends a run
@@ -25,7 +25,7 @@ mod idle;
 mod latency;
 mod load;
 mod local;
-mod memory;
+mod machine;
 mod report;
 mod rounds;
 mod scaling;
@@ -66,10 +66,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Outcome<()> {
     failure::heed_signals()?;
-    let kept = memory::Kept::new();
-    if kept.is_kept() {
-        eprintln!("free page reporting is put off while we measure");
-    }
+    let _changed = machine::Changed::new(&args.congestion);
     if args.scaling {
         return scaling::run(args);
     }

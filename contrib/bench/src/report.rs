@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cases::{Goal, OURS};
 use crate::failure::{Context, Outcome};
-use crate::memory;
+use crate::machine;
 use crate::rounds::{Measured, Series, Verdict};
 use crate::servers::{Plan, version};
 use crate::stats::Spread;
@@ -79,7 +79,8 @@ pub fn about(plans: &[&Plan], commit: Option<&str>, files: &str) -> Value {
         "kernel": kernel.trim(),
         "openssl": version("openssl".as_ref(), "version"),
         "files": files,
-        "free_page_reporting_put_off": memory::is_kept(),
+        "free_page_reporting_put_off": machine::keeps_memory(),
+        "congestion_control": machine::congestion_control(),
         "servers": servers,
     })
 }

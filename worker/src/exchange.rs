@@ -25,7 +25,7 @@ use crate::http::refuse::Refused;
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
-use crate::sys::socket;
+use crate::sys::{priority, socket};
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
 const PATIENCE: u8 = 4;
@@ -63,6 +63,15 @@ impl Op {
         match self {
             Op::Put(put) => !put.is_large(),
             Op::Delete(_) => true,
+            _ => false,
+        }
+    }
+
+    /// True for what may use the processor for many milliseconds.
+    fn is_long(&self) -> bool {
+        match self {
+            Op::Put(put) => put.is_large(),
+            Op::Get(_) | Op::Digest(_) => true,
             _ => false,
         }
     }
@@ -379,6 +388,7 @@ impl Job for Work {
         let op = self.op.take()?;
         let changes = matches!(op, Op::Put(_) | Op::Delete(_));
         let for_http = changes || matches!(op, Op::Get(_));
+        priority::take_long_turns(op.is_long());
         match self.turn(op, progress) {
             Turned::Again(op) => {
                 self.op = Some(op);

@@ -7,8 +7,6 @@
 //! after: an open file keeps the blocks of a removed one, and a disk mounted.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use nix::sys::stat::{FileStat, fstat};
@@ -18,7 +16,7 @@ use crate::disk::path::DevPath;
 use crate::http::get::Facts;
 use crate::scoreboard::Mark;
 use crate::spec::SiteId;
-use crate::sys::file::{self, View};
+use crate::sys::file::View;
 
 /// Milliseconds that a file counts. It is closed at the next tick, less than a second after it was
 /// opened. The device's directory, which is of no use meanwhile, is let go after a second: until
@@ -41,9 +39,6 @@ pub struct OpenFile {
     pub owner: u32,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
-    /// The end of its beginning that has been seen in the page cache, in bytes. Written by one
-    /// thread at a time.
-    seen: AtomicU64,
 }
 
 /// The files that are kept.
@@ -83,7 +78,7 @@ impl OpenFile {
     /// `mark`: taken before the file was opened; `None` where changes are not counted.
     pub fn new(fd: OwnedFd, stat: &FileStat, mark: Option<Mark>) -> OpenFile {
         let (facts, owner) = (Facts::from(stat), stat.st_uid);
-        OpenFile { fd, facts, owner, mark, view: OnceLock::new(), seen: AtomicU64::new(0) }
+        OpenFile { fd, facts, owner, mark, view: OnceLock::new() }
     }
 
     /// True when no worker has changed it since, so that closing it frees no blocks.
@@ -102,23 +97,8 @@ impl OpenFile {
         fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
     }
 
-    /// Whether a part of it is in the page cache: [`View::is_resident`] has the conditions. What
-    /// has been seen there before is looked at less closely, for as long as the file stays open.
+    /// Whether a part of it is in the page cache: [`View::is_resident`] has the conditions.
     pub fn is_resident(&self, offset: u64, len: u64) -> bool {
-        let end = offset + len;
-        if end <= self.seen.load(Relaxed) && file::has_cached(self.fd.as_fd(), offset, len) {
-            return true;
-        }
-        let resident = self.look(offset, len);
-        match resident {
-            true if offset <= self.seen.load(Relaxed) => _ = self.seen.fetch_max(end, Relaxed),
-            true => {}
-            false => self.seen.store(0, Relaxed),
-        }
-        resident
-    }
-
-    fn look(&self, offset: u64, len: u64) -> bool {
         let view = self.view.get_or_init(|| View::new(self.fd.as_fd(), self.facts.size));
         view.as_ref().is_some_and(|view| view.is_resident(offset, len))
     }
@@ -332,27 +312,6 @@ mod tests {
         assert_eq!(dropped.len(), 1);
         assert!(Arc::ptr_eq(&dropped[0].file, &file) && dropped[0].path == path(1));
         assert!(bench.files.is_empty());
-    }
-
-    #[test]
-    fn what_has_been_seen_in_the_page_cache_is_looked_for_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let name = folder.path().join("file");
-        std::fs::write(&name, vec![1; 100_000]).unwrap();
-        let fd = File::open(&name).unwrap();
-        let file = OpenFile::new(fd.into(), &nix::sys::stat::stat(&name).unwrap(), None);
-        assert!(file.is_resident(8192, 10_000));
-        assert_eq!(file.seen.load(Relaxed), 0, "only from the beginning on");
-        assert!(file.is_resident(0, 50_000));
-        assert_eq!(file.seen.load(Relaxed), 50_000);
-        assert!(file.is_resident(50_000, 50_000) && file.is_resident(0, 100_000));
-        assert_eq!(file.seen.load(Relaxed), 100_000);
-        let writable = File::options().write(true).open(&name).unwrap();
-        writable.set_len(50_000).unwrap();
-        writable.set_len(100_000).unwrap();
-        assert!(!file.is_resident(0, 100_000));
-        assert_eq!(file.seen.load(Relaxed), 0);
-        assert!(file.is_resident(0, 50_000));
     }
 
     #[test]

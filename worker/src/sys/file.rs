@@ -151,29 +151,6 @@ pub struct View {
     len: usize,
 }
 
-/// How many pages a part of a file touches.
-fn pages_of(offset: u64, len: u64) -> u64 {
-    const PAGE: u64 = 4096;
-    (offset + len).div_ceil(PAGE) - offset / PAGE
-}
-
-/// True when every page of a part of a file is in the page cache, or just being read into it:
-/// cachestat(2), which costs a fraction of mincore(2). False also before Linux 6.5, and for files
-/// that the caller neither owns nor may write.
-#[expect(unsafe_code, reason = "cachestat")]
-pub fn has_cached(file: BorrowedFd<'_>, offset: u64, len: u64) -> bool {
-    // The libc crate has neither yet: struct cachestat_range and struct cachestat of
-    // linux/mman.h, and the number of the call, the same on all that Rust runs on.
-    const CACHESTAT: libc::c_long = 451;
-    let range = [offset, len];
-    let mut found = [0u64; 5];
-    // SAFETY: both structures consist of such integers, and outlive the call.
-    let result = unsafe {
-        libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0)
-    };
-    result == 0 && found[0] == pages_of(offset, len)
-}
-
 impl View {
     /// The first `len` bytes of a file, rounded up to a page: mmap(2). `None`: nothing can be mapped.
     #[expect(unsafe_code, reason = "mmap")]
@@ -196,7 +173,7 @@ impl View {
         const PAGE: u64 = 4096;
         const MOST: usize = 513;
         let start = offset / PAGE * PAGE;
-        let pages = pages_of(offset, len) as usize;
+        let pages = (offset + len - start).div_ceil(PAGE) as usize;
         if pages > MOST || offset + len > self.len as u64 {
             return false;
         }
@@ -377,31 +354,5 @@ mod tests {
         let hole = File::open(folder.path().join("hole")).unwrap();
         assert!(!View::new(hole.as_fd(), 100_000).unwrap().is_resident(0, 100_000));
         assert!(View::new(hole.as_fd(), 0).is_none());
-    }
-
-    #[test]
-    fn pages_of_a_file_are_counted() {
-        let (folder, _dir) = folder();
-        let path = folder.path().join("file");
-        std::fs::write(&path, vec![1; 100_000]).unwrap();
-        let file = File::open(&path).unwrap();
-        if !has_cached(file.as_fd(), 0, 1) {
-            println!("SKIPPED: no cachestat(2) in this kernel");
-            return;
-        }
-        assert!(has_cached(file.as_fd(), 5000, 95_000));
-        assert!(has_cached(file.as_fd(), 4095, 2));
-        // A hole, or what is past the end: nothing is there.
-        File::options().write(true).open(&path).unwrap().set_len(50_000).unwrap();
-        assert!(!has_cached(file.as_fd(), 5000, 95_000));
-        File::options().write(true).open(&path).unwrap().set_len(100_000).unwrap();
-        assert!(!has_cached(file.as_fd(), 0, 100_000));
-        assert!(has_cached(file.as_fd(), 0, 50_000));
-    }
-
-    #[test]
-    fn part_of_a_file_touches_pages() {
-        assert_eq!([pages_of(0, 4096), pages_of(0, 4097), pages_of(4095, 2)], [1, 2, 2]);
-        assert_eq!([pages_of(4096, 4096), pages_of(10, 10)], [1, 1]);
     }
 }

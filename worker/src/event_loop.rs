@@ -227,6 +227,7 @@ impl Worker {
             }
             self.give_way.at_end_of_round(self.now);
         }
+        self.stop_measuring();
         Ok(())
     }
 

@@ -113,6 +113,10 @@ pub struct Cli {
     #[arg(long, value_name = "N")]
     max_queue: Vec<String>,
 
+    /// What is on the disk before a PUT or DELETE is answered: off, file or batch [default: off]
+    #[arg(long, value_name = "MODE")]
+    fsync: Vec<String>,
+
     /// Disk threads per device, 1 to 100 [default: 10]
     #[arg(long, value_name = "N")]
     aio_threads: Vec<String>,
@@ -264,6 +268,7 @@ impl Cli {
             (Key::StallTimeout, self.stall_timeout),
             (Key::DrainTimeout, self.drain_timeout),
             (Key::MaxQueue, self.max_queue),
+            (Key::Fsync, self.fsync),
             (Key::AioThreads, self.aio_threads),
             (Key::User, self.user),
             (Key::Group, self.group),
@@ -357,6 +362,7 @@ mod tests {
             "status_fd",
             "status_socket",
             "max_queue",
+            "fsync",
             "aio_threads",
             "user",
             "group",

@@ -32,6 +32,8 @@ mod daemon;
 mod digest;
 /// 7: graceful quit.
 mod drain;
+/// 2.4: what was acknowledged is there, and what failed is not.
+mod durable;
 /// A connection between owners.
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.

@@ -143,6 +143,7 @@ impl Worker {
             board: spec.board,
             slot,
             draining: AtomicBool::new(false),
+            fsync: spec.settings.fsync,
             completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
         };

@@ -13,7 +13,8 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::completions::{Completions, Done, Socket};
-use crate::disk::device::Device;
+use crate::disk::device::{Device, DeviceDir};
+use crate::disk::flush::Flush;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
@@ -28,6 +29,7 @@ use crate::loan::{Loan, Stage};
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
+use crate::spec::Fsync;
 use crate::sys::{priority, socket};
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
@@ -189,6 +191,8 @@ pub struct Context {
     pub slot: &'static WorkerSlot,
     /// Set when this worker drains.
     pub draining: AtomicBool,
+    /// What is on the disk before a PUT or DELETE is answered.
+    pub fsync: Fsync,
     /// The way back to the loop.
     pub completions: Completions,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
@@ -325,6 +329,11 @@ impl Turn<'_> {
             Err(_) => return Outcome::Broken,
         }
         Outcome::answered(bytes, keep)
+    }
+
+    /// How what this turn does is made to last.
+    pub fn flush(&self, dir: &DeviceDir) -> Flush<'_> {
+        Flush::new(self.context.fsync, self.progress, !dir.traits.inline_reads)
     }
 
     /// The numbers of the usage file, looked up now if nobody has looked before.

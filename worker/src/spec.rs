@@ -72,6 +72,28 @@ pub struct Listener {
     pub site: SiteId,
 }
 
+/// What is on the disk before a PUT or DELETE is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fsync {
+    /// Nothing: the kernel writes in its own time.
+    #[default]
+    Off,
+    /// Each file and its folder, for itself.
+    File,
+    /// The same, and those that end at the same time share one flush.
+    Batch,
+}
+
+impl fmt::Display for Fsync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Fsync::Off => "off",
+            Fsync::File => "file",
+            Fsync::Batch => "batch",
+        })
+    }
+}
+
 /// The settings that a worker acts on. Durations of zero mean "never" where noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -91,6 +113,8 @@ pub struct Settings {
     pub aio_threads: usize,
     /// Disk operations that may wait for one device before 503 is answered.
     pub max_queue: usize,
+    /// What is on the disk before a PUT or DELETE is answered.
+    pub fsync: Fsync,
 }
 
 /// The sending end of another worker's inbox.

@@ -21,6 +21,7 @@ pub(crate) fn spec(docroot: &Path, usage: bool) -> (WorkerSpec, Channel) {
         drain_timeout: second,
         aio_threads: 1,
         max_queue: 1,
+        fsync: Default::default(),
     };
     let spec = WorkerSpec {
         id: WorkerId(0),

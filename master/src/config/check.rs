@@ -120,6 +120,7 @@ impl Check<'_> {
         let stall_timeout = positive(Key::StallTimeout, 5);
         let idle_timeout = self.single(Key::IdleTimeout, values::duration);
         let drain_timeout = self.single(Key::DrainTimeout, values::duration);
+        let fsync = self.single(Key::Fsync, values::fsync).unwrap_or_default();
         let mut number = |key, most, default| {
             self.single(key, |text| values::number(text, 1..=most)).unwrap_or(default)
         };
@@ -132,6 +133,7 @@ impl Check<'_> {
             drain_timeout: drain_timeout.unwrap_or(seconds(3600)),
             aio_threads: number(Key::AioThreads, 100, 10),
             max_queue: number(Key::MaxQueue, 1_000_000, 1024),
+            fsync,
         }
     }
 

@@ -13,6 +13,7 @@ pub enum Key {
     Daemonize,
     Docroot,
     DrainTimeout,
+    Fsync,
     Group,
     HeaderTimeout,
     Httpgetlisten,
@@ -34,12 +35,13 @@ pub enum Key {
     Workers,
 }
 
-const NAMES: [(Key, &str); 24] = [
+const NAMES: [(Key, &str); 25] = [
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
     (Key::Docroot, "docroot"),
     (Key::DrainTimeout, "drain_timeout"),
+    (Key::Fsync, "fsync"),
     (Key::Group, "group"),
     (Key::HeaderTimeout, "header_timeout"),
     (Key::Httpgetlisten, "httpgetlisten"),

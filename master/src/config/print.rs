@@ -54,6 +54,7 @@ fn write_node(text: &mut String, config: &Config) -> fmt::Result {
     line(text, Key::DrainTimeout, seconds(settings.drain_timeout))?;
     line(text, Key::AioThreads, settings.aio_threads)?;
     line(text, Key::MaxQueue, settings.max_queue)?;
+    line(text, Key::Fsync, settings.fsync)?;
     line(text, Key::UpgradeTimeout, seconds(config.upgrade_timeout))?;
     if let Some(identity) = &config.identity {
         line(text, Key::User, &identity.user)?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rmogstored_worker::scoreboard::MAX_WORKERS;
+use rmogstored_worker::spec::Fsync;
 
 use super::Workers;
 
@@ -85,6 +86,16 @@ pub fn switch(text: &str) -> Result<bool, String> {
         "1" | "yes" | "on" | "true" => Ok(true),
         "0" | "no" | "off" | "false" => Ok(false),
         _ => Err(format!("'{text}' is neither 1 nor 0")),
+    }
+}
+
+/// `off`, `file` or `batch`.
+pub fn fsync(text: &str) -> Result<Fsync, String> {
+    match text {
+        "off" => Ok(Fsync::Off),
+        "file" => Ok(Fsync::File),
+        "batch" => Ok(Fsync::Batch),
+        _ => Err(format!("'{text}' is none of off, file, batch")),
     }
 }
 

@@ -70,6 +70,7 @@ fn config() -> Config {
             drain_timeout: Duration::from_millis(variable("NODE_DRAIN_MS").parse().unwrap()),
             aio_threads: 10,
             max_queue: 10,
+            fsync: Default::default(),
         },
         pidfile: None,
         identity: None,

@@ -2,89 +2,104 @@
 //!
 //! New content goes to a file without a name (O_TMPFILE), which vanishes by itself when the
 //! process dies; it is linked in place when it is whole. To replace a file it is linked under a
-//! name in the device's own folder for temporary names first, then renamed: a kill between the
-//! two leaves that name behind, not one in a FID folder, and the next owner sweeps it. The same
-//! folder serves filesystems without O_TMPFILE. Disk threads only.
+//! [temporary name](crate::disk::temporary) first, then renamed. Such names serve filesystems
+//! without O_TMPFILE too. The last step acts on the folder that was opened and found to be on the
+//! device, not on its path. Disk threads only.
+//!
+//! What a failing call does; "refused" is an answer with the status of its error, one log line
+//! with the path, the call and the error, the old file as it was, no temporary name, no folder
+//! that was made for it:
+//!
+//! | for | call | its failure |
+//! |---|---|---|
+//! | PUT | openat2, mkdirat | refused |
+//! | | fallocate | `ENOSPC` and `EDQUOT`: refused; else the space is not reserved |
+//! | | pwrite, pread, sync_file_range | refused; in place the old content may be overwritten in part |
+//! | | close of a duplicate (only where the filesystem says something then) | refused |
+//! | | fdatasync, before the name | refused |
+//! | | symlinkat, linkat, renameat | refused; linkat: `EEXIST` means that a file is replaced |
+//! | | fsync of folders, syncfs, after the name | 500; the new file is there, on disk or not |
+//! | | unlinkat of a temporary name | none: it is swept when the device is opened next |
+//! | DELETE | openat2, unlinkat | refused |
+//! | | fsync of the folder, syncfs | 500; the name is gone, on disk or not |
+//! | usage | statvfs, and all calls for its file | one log line when the trouble changes; the numbers stay |
+//! | sweep | all | one log line for the folder, none for a name; tried again when the device is opened next |
+//!
+//! fchmod is not called: the mode is given when the file is made.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::LazyLock;
-use std::sync::atomic::AtomicU64;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use nix::fcntl::{AtFlags, renameat};
+use nix::sys::stat::fstatat;
 
 use crate::disk::device::{Device, DeviceDir};
-use crate::disk::errands;
+use crate::disk::failed::{Failed, InCall};
+use crate::disk::flush::Flush;
+use crate::disk::folders::{FOLDER, Made, parent, with_folders};
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::open;
 use crate::disk::path::DevPath;
+use crate::disk::temporary::Temporary;
 use crate::sys::file::{BENEATH, link_file, open_below};
-
-/// Folder for temporary names below the device's directory. The underscore keeps it out of reach
-/// of requests, whose paths may not have one.
-const TEMPORARY: &CStr = c".rmogstored_tmp";
-/// A temporary name whose process cannot be told dead goes at this age.
-const ABANDONED: Duration = Duration::from_secs(24 * 3600);
-/// Attempts when folders are removed by others while we make them.
-const ATTEMPTS: usize = 3;
-
-static NEXT: AtomicU64 = AtomicU64::new(0);
-/// Before this no temporary name was made by this process.
-static BEGUN: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
 /// A file being received.
 #[derive(Debug)]
 pub struct Incoming {
-    file: DiskFd,
+    // Dropped in this order: folders go when they are empty.
     place: Place,
+    file: DiskFd,
+    made: Made,
 }
 
 #[derive(Debug)]
 enum Place {
     /// No name yet.
     Anonymous,
-    /// A name in the folder for temporary names; removed unless the commit takes it.
-    Named(Option<(std::sync::Arc<DeviceDir>, CString)>),
-    /// The final name: a Content-Range PUT.
+    /// A temporary name.
+    Named(Temporary),
+    /// The final name: a Content-Range PUT into a file that is there.
     Final,
 }
 
 impl Incoming {
     /// Starts a new file for `path`. Folders below the device are made as needed.
-    pub fn create(on: &OnDisk, device: &Device, path: &DevPath) -> io::Result<Incoming> {
-        let dir = device.dir(on)?;
+    pub fn create(on: &OnDisk, device: &Device, path: &DevPath) -> Result<Incoming, Failed> {
+        let dir = device.dir(on).in_call("open")?;
+        let mut made = Made::default();
         if dir.anonymous_files.load(Relaxed) {
-            match with_folders(on, &dir, path, || anonymous(on, device, &dir, path)) {
+            let flags = libc::O_TMPFILE | libc::O_RDWR;
+            let make = || open::inside(on, device, &dir, &parent(path), flags, 0o666);
+            match with_folders(on, &dir, path, &mut made, || make().in_call("openat2")) {
                 Err(e) if lacks_anonymous_files(&e) => dir.anonymous_files.store(false, Relaxed),
-                made => {
+                file => {
                     dir.note_open(on);
-                    return made.map(|file| Incoming { file, place: Place::Anonymous });
+                    return file.map(|file| Incoming { place: Place::Anonymous, file, made });
                 }
             }
         }
-        with_folders(on, &dir, path, || folder_exists(on, device, &dir, path))?;
-        let (file, name) = create_temporary(on, &dir)?;
-        Ok(Incoming { file, place: Place::Named(Some((dir, name))) })
+        let (name, file) = with_folders(on, &dir, path, &mut made, || {
+            let folder = open_folder(on, device, &dir, path, FOLDER)?;
+            create_named(on, &dir, folder, path)
+        })?;
+        dir.note_open(on);
+        Ok(Incoming { place: Place::Named(name), file, made })
     }
 
-    /// Opens the file under its final name, made if missing, not cut.
-    pub fn in_place(on: &OnDisk, device: &Device, path: &DevPath) -> io::Result<Incoming> {
-        let dir = device.dir(on)?;
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NONBLOCK | libc::O_NOCTTY;
-        let open = || open::inside(on, device, &dir, path.relative(), flags, 0o666);
-        let file = with_folders(on, &dir, path, open)?;
-        if file.stat(on)?.st_mode & libc::S_IFMT != libc::S_IFREG {
-            return Err(Errno::EACCES.into());
+    /// Opens the file that is there under the final name, to be written in place. `ENOENT`: there
+    /// is none.
+    pub fn in_place(on: &OnDisk, device: &Device, path: &DevPath) -> Result<Incoming, Failed> {
+        let dir = device.dir(on).in_call("open")?;
+        let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = open::inside(on, device, &dir, path.relative(), flags, 0).in_call("openat2")?;
+        if file.stat(on).in_call("fstat")?.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Err(Errno::EACCES).in_call("openat2");
         }
-        Ok(Incoming { file, place: Place::Final })
+        Ok(Incoming { place: Place::Final, file, made: Made::default() })
     }
 
     /// The file, for writing and reading back.
@@ -99,236 +114,190 @@ impl Incoming {
 
     /// Gives the file its final name. `replacing` is called before a file that is there loses
     /// its name to the new one, and what it returns is kept until that is done; it is called too
-    /// when a file has been written in place.
+    /// when a file has been written in place. [`Flush::before`] comes first, with the connection
+    /// still answerable.
     pub fn commit<G>(
+        self,
+        on: &OnDisk,
+        device: &Device,
+        path: &DevPath,
+        flush: &Flush<'_>,
+        replacing: impl Fn() -> G,
+    ) -> Result<(), Failed> {
+        if matches!(self.place, Place::Final) {
+            drop(replacing());
+            return flush.after_change(on, &self.file);
+        }
+        self.commit_or(on, device, path, flush, |incoming, dir, folder| {
+            let (file, name) = (&incoming.file, final_name(path)?);
+            let rename = |temporary: &Temporary| {
+                let _guard = replacing();
+                let (from, old) = temporary.place(on);
+                renameat(from, old.as_c_str(), folder.get(on), name).in_call("renameat")
+            };
+            match &incoming.place {
+                Place::Final => {}
+                Place::Named(temporary) => rename(temporary)?,
+                Place::Anonymous => match link_file(file.get(on), folder.get(on), name) {
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                        let temporary = link_temporary(on, device, dir, file, path)?;
+                        rename(&temporary)?;
+                        temporary.is_taken();
+                    }
+                    linked => linked.in_call("linkat")?,
+                },
+            }
+            Ok(true)
+        })
+        .map(drop)
+    }
+
+    /// The same for one that must not replace another. `Ok` gives it back when there is one.
+    pub fn commit_new(
+        self,
+        on: &OnDisk,
+        device: &Device,
+        path: &DevPath,
+        flush: &Flush<'_>,
+    ) -> Result<Option<Incoming>, Failed> {
+        self.commit_or(on, device, path, flush, |incoming, _, folder| {
+            let (file, name) = (&incoming.file, final_name(path)?);
+            match link_file(file.get(on), folder.get(on), name) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+                Err(e) if lacks_links(&e) => {
+                    let Place::Named(temporary) = &incoming.place else {
+                        return Err(e).in_call("linkat");
+                    };
+                    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+                    if fstatat(folder.get(on), name, flags) != Err(Errno::ENOENT) {
+                        return Ok(false);
+                    }
+                    let (from, old) = temporary.place(on);
+                    renameat(from, old.as_c_str(), folder.get(on), name).in_call("renameat")?;
+                }
+                linked => linked.in_call("linkat")?,
+            }
+            Ok(true)
+        })
+    }
+
+    /// Does the last step in the file's folder, and sees to it that it lasts. The step says
+    /// whether it was done.
+    fn commit_or(
         mut self,
         on: &OnDisk,
         device: &Device,
         path: &DevPath,
-        replacing: impl Fn() -> G,
-    ) -> io::Result<()> {
-        let dir = device.dir(on)?;
-        match &mut self.place {
-            Place::Final => {
-                replacing();
-                Ok(())
-            }
-            Place::Anonymous => {
-                let file = self.file.get(on);
-                let link = || link_file(file, dir.get(on), path.relative());
-                match with_folders(on, &dir, path, link) {
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                        let name = temporary_name();
-                        in_temporary(on, &dir, || link_file(file, dir.get(on), &name))?;
-                        let _guard = replacing();
-                        rename(on, &dir, &name, path)
-                    }
-                    done => done,
-                }
-            }
-            Place::Named(named) => {
-                let Some((dir, name)) = named.take() else { return Ok(()) };
-                let _guard = replacing();
-                rename(on, &dir, &name, path)
-            }
+        flush: &Flush<'_>,
+        step: impl Fn(&Incoming, &Arc<DeviceDir>, &DiskFd) -> Result<bool, Failed>,
+    ) -> Result<Option<Incoming>, Failed> {
+        let dir = device.dir(on).in_call("open")?;
+        let mut made = std::mem::take(&mut self.made);
+        let named = with_folders(on, &dir, path, &mut made, || {
+            let folder = open_folder(on, device, &dir, path, flush.folder_flags())?;
+            Ok(step(&self, &dir, &folder)?.then_some(folder))
+        });
+        self.made = made;
+        let Some(folder) = named? else { return Ok(Some(self)) };
+        let above = self.made.keep();
+        if let Place::Named(temporary) = self.place {
+            temporary.is_taken();
         }
+        flush.after_put(on, &self.file, &folder, &above).map(|()| None)
     }
 }
 
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if let Place::Named(named) = &mut self.place
-            && let Some((dir, name)) = named.take()
-        {
-            errands::run(move |on| {
-                let _ = unlinkat(dir.get(on), name.as_c_str(), UnlinkatFlags::NoRemoveDir);
-            });
-        }
-    }
-}
-
-/// Makes a file in the folder for temporary names. Its name is relative to the device's directory.
-fn create_temporary(on: &OnDisk, dir: &DeviceDir) -> io::Result<(DiskFd, CString)> {
-    let name = temporary_name();
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    let make = || open_below(dir.get(on), &name, flags, 0o666, BENEATH);
-    let file = DiskFd::new(in_temporary(on, dir, make)?);
-    dir.note_open(on);
-    Ok((file, name))
-}
-
-/// Copies all of `from` into `to` at `offset`; `before_each` is called before each piece.
+/// Copies all of `from`, beginning at `start`, into `to` at `offset`; `before_each` is called
+/// before each piece.
 pub fn copy_into(
     on: &OnDisk,
-    from: &DiskFd,
-    to: &DiskFd,
-    offset: u64,
+    (from, start): (&DiskFd, u64),
+    (to, offset): (&DiskFd, u64),
     mut before_each: impl FnMut(),
-) -> io::Result<()> {
+) -> Result<(), Failed> {
     let mut buffer = vec![0; 256 * 1024];
     let mut done = 0;
     loop {
         before_each();
-        let n = from.read_at(on, &mut buffer, done)?;
+        let n = from.read_at(on, &mut buffer, start + done).in_call("pread")?;
         if n == 0 {
             return Ok(());
         }
-        to.write_all_at(on, &buffer[..n], offset + done)?;
+        to.write_all_at(on, &buffer[..n], offset + done).in_call("pwrite")?;
         done += n as u64;
     }
 }
 
-/// Removes temporary names that dead processes left. Cheap where there are none.
-pub fn sweep(on: &OnDisk, dir: &DeviceDir, device: &Path) {
-    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
-    let Ok(folder) = open_below(dir.get(on), TEMPORARY, flags, 0, BENEATH) else { return };
-    match sweep_folder(folder) {
-        Ok(0) => {}
-        Ok(n) => log::info!("{}: removed {n} abandoned temporary files", device.display()),
-        Err(e) => log::warn!("{}: cannot sweep temporary files: {e}", device.display()),
+/// Makes a file under a temporary name. What is mounted below the device has it in its own folder.
+fn create_named(
+    on: &OnDisk,
+    dir: &Arc<DeviceDir>,
+    folder: DiskFd,
+    path: &DevPath,
+) -> Result<(Temporary, DiskFd), Failed> {
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    let make = |at: BorrowedFd<'_>, name: &CStr| {
+        open_below(at, name, flags, 0o666, BENEATH).map(DiskFd::new).in_call("openat2")
+    };
+    let of = |fd| Ok(nix::sys::stat::fstat(fd)?.st_dev);
+    let same = of(folder.get(on)).and_then(|here: u64| Ok(here == of(dir.get(on))?));
+    match same.map_err(|e: Errno| e).in_call("fstat")? {
+        true => Temporary::in_device(on, dir, make),
+        false => Temporary::beside(on, dir, folder, &parent(path), make),
     }
 }
 
-fn sweep_folder(folder: OwnedFd) -> io::Result<usize> {
-    let mut dir = Dir::from_fd(folder)?;
-    let names: Vec<CString> =
-        dir.iter().filter_map(Result::ok).map(|entry| entry.file_name().to_owned()).collect();
-    let mut removed = 0;
-    for name in names.iter().filter(|name| name.to_bytes() != b"." && name.to_bytes() != b"..") {
-        if is_abandoned(dir.as_fd(), name)
-            && unlinkat(dir.as_fd(), name.as_c_str(), UnlinkatFlags::NoRemoveDir).is_ok()
-        {
-            removed += 1;
+/// Gives an anonymous file a temporary name, from which it can be renamed into its folder.
+fn link_temporary(
+    on: &OnDisk,
+    device: &Device,
+    dir: &Arc<DeviceDir>,
+    file: &DiskFd,
+    path: &DevPath,
+) -> Result<Temporary, Failed> {
+    let link =
+        |at: BorrowedFd<'_>, name: &CStr| link_file(file.get(on), at, name).in_call("linkat");
+    let linked = match Temporary::in_device(on, dir, link) {
+        Err(e) if e.errno() == Some(libc::EXDEV) => {
+            let folder = open_folder(on, device, dir, path, FOLDER)?;
+            Temporary::beside(on, dir, folder, &parent(path), link)
         }
-    }
-    Ok(removed)
+        linked => linked,
+    };
+    linked.map(|(temporary, ())| temporary)
 }
 
-/// A name is `PID.NUMBER`: abandoned when that process is gone, or the file is very old. One with
-/// our own number is ours, unless it is older than we are.
-fn is_abandoned(dir: BorrowedFd<'_>, name: &CStr) -> bool {
-    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-    let changed = nix::sys::stat::fstatat(dir, name, flags)
-        .map(|facts| UNIX_EPOCH + Duration::from_secs(facts.st_ctime.max(0) as u64));
-    let pid = name.to_str().ok().and_then(|name| name.split('.').next()?.parse().ok());
-    let alive = pid.is_some_and(|pid: i32| match pid == std::process::id() as i32 {
-        // Files' times are of whole seconds here, and a few milliseconds late.
-        true => changed.is_ok_and(|changed| changed + Duration::from_secs(2) >= *BEGUN),
-        false => nix::sys::signal::kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH),
-    });
-    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
-    !alive || age.is_some_and(|age| age > ABANDONED)
+fn open_folder(
+    on: &OnDisk,
+    device: &Device,
+    dir: &DeviceDir,
+    path: &DevPath,
+    flags: i32,
+) -> Result<DiskFd, Failed> {
+    open::inside(on, device, dir, &parent(path), flags, 0).in_call("openat2")
 }
 
-fn anonymous(on: &OnDisk, device: &Device, dir: &DeviceDir, path: &DevPath) -> io::Result<DiskFd> {
-    open::inside(on, device, dir, &parent(path), libc::O_TMPFILE | libc::O_RDWR, 0o666)
-}
-
-fn folder_exists(on: &OnDisk, device: &Device, dir: &DeviceDir, path: &DevPath) -> io::Result<()> {
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    open::inside(on, device, dir, &parent(path), flags, 0).map(|_| ())
+fn final_name(path: &DevPath) -> Result<&CStr, Failed> {
+    path.parent().map(|(_, name)| name).ok_or(Errno::EISDIR).in_call("linkat")
 }
 
 /// EOPNOTSUPP from filesystems that lack it; EISDIR and EINVAL from those that never heard of it.
-fn lacks_anonymous_files(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL))
+fn lacks_anonymous_files(e: &Failed) -> bool {
+    matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL))
 }
 
-/// Tries `action` first, and makes the path's folders only when it fails for the lack of one.
-fn with_folders<T>(
-    on: &OnDisk,
-    dir: &DeviceDir,
-    path: &DevPath,
-    action: impl Fn() -> io::Result<T>,
-) -> io::Result<T> {
-    for _ in 1..ATTEMPTS {
-        match action() {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => make_folders(on, dir, path)?,
-            done => return done,
-        }
-    }
-    action()
-}
-
-/// Makes each folder above the file, below the device, which must exist itself. Each is opened
-/// without following a link out of the device before the next is made in it.
-fn make_folders(on: &OnDisk, dir: &DeviceDir, path: &DevPath) -> io::Result<()> {
-    let folder = parent(path);
-    let bytes = folder.to_bytes();
-    let ends = (1..=bytes.len()).filter(|&end| end == bytes.len() || bytes[end] == b'/');
-    for end in ends {
-        let (above, name) = split(&bytes[..end]);
-        let above = open_below(dir.get(on), &above, libc::O_PATH | libc::O_DIRECTORY, 0, BENEATH)?;
-        match mkdirat(&above, name.as_c_str(), Mode::from_bits_truncate(0o777)) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
-}
-
-fn split(path: &[u8]) -> (CString, CString) {
-    let cut = path.iter().rposition(|&b| b == b'/');
-    let above = cut.map_or(&b"."[..], |cut| &path[..cut]);
-    let name = cut.map_or(path, |cut| &path[cut + 1..]);
-    (c_string(if above.is_empty() { b"." } else { above }), c_string(name))
-}
-
-/// The folder that the file goes to, seen from the device's directory.
-fn parent(path: &DevPath) -> CString {
-    match path.parent() {
-        Some((folder, _)) if !folder.is_empty() => c_string(folder),
-        _ => c".".to_owned(),
-    }
-}
-
-fn c_string(bytes: &[u8]) -> CString {
-    CString::new(bytes).expect("a checked path has no NUL")
-}
-
-fn temporary_name() -> CString {
-    LazyLock::force(&BEGUN);
-    let number = NEXT.fetch_add(1, Relaxed);
-    let folder = TEMPORARY.to_str().expect("a constant");
-    CString::new(format!("{folder}/{}.{number}", std::process::id())).expect("no NUL in it")
-}
-
-/// Makes the folder for temporary names when it is missing.
-fn in_temporary<T>(
-    on: &OnDisk,
-    dir: &DeviceDir,
-    action: impl Fn() -> io::Result<T>,
-) -> io::Result<T> {
-    match action() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            match mkdirat(dir.get(on), TEMPORARY, Mode::S_IRWXU) {
-                Ok(()) | Err(Errno::EEXIST) => action(),
-                Err(e) => Err(e.into()),
-            }
-        }
-        done => done,
-    }
-}
-
-fn rename(on: &OnDisk, dir: &DeviceDir, name: &CStr, path: &DevPath) -> io::Result<()> {
-    let renamed = with_folders(on, dir, path, || {
-        renameat(dir.get(on), name, dir.get(on), path.relative()).map_err(io::Error::from)
-    });
-    if renamed.is_err() {
-        let _ = unlinkat(dir.get(on), name, UnlinkatFlags::NoRemoveDir);
-    }
-    renamed
-}
-
-/// Flags that other modules open folders with, to name files in them.
-pub fn folder_flags() -> i32 {
-    (OFlag::O_PATH | OFlag::O_DIRECTORY).bits()
+/// A file has one name only there.
+fn lacks_links(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{DeviceKey, SiteId};
+    use crate::disk::pool::Progress;
+    use crate::disk::temporary::sweep;
+    use crate::spec::{DeviceKey, Fsync, SiteId};
+    use std::path::Path;
 
     fn device() -> (tempfile::TempDir, Device) {
         let docroot = tempfile::tempdir().unwrap();
@@ -345,7 +314,15 @@ mod tests {
         let on = OnDisk::in_test();
         let incoming = Incoming::create(&on, device, &path()).unwrap();
         incoming.file().write_all_at(&on, text.as_bytes(), 0).unwrap();
-        incoming.commit(&on, device, &path(), || ()).unwrap();
+        incoming
+            .commit(
+                &on,
+                device,
+                &path(),
+                &Flush::new(Fsync::Off, &Progress::in_test(), false),
+                || (),
+            )
+            .unwrap();
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -383,7 +360,15 @@ mod tests {
         let (docroot, device) = device();
         let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
         std::fs::remove_dir_all(docroot.path().join("dev1/0")).unwrap();
-        incoming.commit(&OnDisk::in_test(), &device, &path(), || ()).unwrap();
+        incoming
+            .commit(
+                &OnDisk::in_test(),
+                &device,
+                &path(),
+                &Flush::new(Fsync::Off, &Progress::in_test(), false),
+                || (),
+            )
+            .unwrap();
         assert!(docroot.path().join("dev1/0/000/000/0000000001.fid").is_file());
     }
 
@@ -393,8 +378,16 @@ mod tests {
         let name = docroot.path().join("dev1/0/000/000/0000000001.fid");
         std::fs::create_dir_all(&name).unwrap();
         let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
-        let error = incoming.commit(&OnDisk::in_test(), &device, &path(), || ()).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
+        let error = incoming
+            .commit(
+                &OnDisk::in_test(),
+                &device,
+                &path(),
+                &Flush::new(Fsync::Off, &Progress::in_test(), false),
+                || (),
+            )
+            .unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EISDIR));
         assert!(name.is_dir());
         assert!(names(&docroot.path().join("dev1/.rmogstored_tmp")).is_empty());
     }
@@ -406,7 +399,15 @@ mod tests {
         dir.anonymous_files.store(false, Relaxed);
         let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
         sweep(&OnDisk::in_test(), &dir, device.path());
-        incoming.commit(&OnDisk::in_test(), &device, &path(), || ()).unwrap();
+        incoming
+            .commit(
+                &OnDisk::in_test(),
+                &device,
+                &path(),
+                &Flush::new(Fsync::Off, &Progress::in_test(), false),
+                || (),
+            )
+            .unwrap();
         assert!(docroot.path().join("dev1/0/000/000/0000000001.fid").is_file());
     }
 

@@ -16,9 +16,9 @@ use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MA
 use nix::sys::statvfs::FsFlags;
 
 use crate::disk::busy::{self, Disk};
-use crate::disk::commit;
 use crate::disk::errands;
 use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::temporary;
 use crate::spec::DeviceKey;
 
 /// From this age on a directory descriptor is not used for new operations, so that a disk mounted
@@ -195,10 +195,12 @@ impl Device {
             // The filesystem has not been unmounted meanwhile: that was held open.
             let same = dir.fd.stat(on)?.st_dev == before.fd.stat(on)?.st_dev;
             dir.tried.store(same && before.is_tried(), Relaxed);
+            self.swept.fetch_and(same, Relaxed);
         }
         self.lock().retire();
         self.let_go(on);
-        let dir = Arc::new(opened?);
+        // One that comes back may have been left in any state.
+        let dir = Arc::new(opened.inspect_err(|_| self.swept.store(false, Relaxed))?);
         self.sweep_once(on, &dir);
         let mut dirs = self.lock();
         dirs.retire(); // Another thread's, opened at the same time.
@@ -241,10 +243,11 @@ impl Device {
         if bare { Err(Errno::ENOMEDIUM.into()) } else { Ok(dir) }
     }
 
-    /// Removes what killed processes left, before this one leaves anything.
+    /// Removes what killed processes left, and what this one could not remove before the device
+    /// went away.
     pub fn sweep_once(&self, on: &OnDisk, dir: &DeviceDir) {
         if !self.swept.swap(true, Relaxed) {
-            commit::sweep(on, dir, &self.path);
+            temporary::sweep(on, dir, &self.path);
         }
     }
 

@@ -9,7 +9,10 @@
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
-//! | [`commit`] | a PUT from temporary to final name |
+//! | [`commit`] | a PUT from temporary to final name; what each failing call does |
+//! | [`flush`] | when that is on the disk |
+//! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
+//! | [`failed`] | which call failed, and why |
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
@@ -18,6 +21,9 @@ pub mod busy;
 pub mod commit;
 pub mod device;
 pub mod errands;
+pub mod failed;
+pub mod flush;
+pub mod folders;
 pub mod harmless;
 pub mod md5;
 pub mod on_disk;
@@ -25,4 +31,5 @@ pub mod open;
 pub mod path;
 pub mod pool;
 pub mod stall;
+pub mod temporary;
 pub mod usage;

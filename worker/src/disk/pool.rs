@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ use crate::sys::priority;
 const IDLE_LIFE: Duration = Duration::from_secs(10);
 /// Enough for the deepest call chain of a job several times over.
 const STACK: usize = 256 * 1024;
+/// Threads that may be started in the place of those that wait for another one's operation.
+const MOST_ASIDE: usize = 256;
 
 /// Something to do on a disk. It delivers its result itself.
 pub trait Job: Send + Sized + 'static {
@@ -36,6 +38,12 @@ pub struct Progress {
     paced: AtomicU64,
     /// For whom the thread works: a number of the job's own choice; 0: nobody.
     client: AtomicUsize,
+    /// The pool, which may have another thread while this one waits for a third.
+    room: Weak<dyn Room>,
+}
+
+trait Room: Send + Sync {
+    fn change(self: Arc<Self>, aside: bool);
 }
 
 /// What all threads of a pool tell of time.
@@ -71,6 +79,8 @@ struct State<J> {
     limit: usize,
     /// Threads beyond the limit, in the place of stuck ones.
     spare: usize,
+    /// Threads that wait for another one's operation.
+    aside: usize,
     finished: bool,
 }
 
@@ -85,6 +95,19 @@ impl Clock {
 }
 
 impl Progress {
+    /// Of a thread that no pool has.
+    #[cfg(test)]
+    pub(crate) fn in_test() -> Progress {
+        let clock = Clock {
+            epoch: Instant::now(),
+            completed: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+        };
+        let room: Weak<dyn Room> = Weak::<Shared<tests::Step>>::new();
+        let (began, paced, client) = Default::default();
+        Progress { clock: Arc::new(clock), began, paced, client, room }
+    }
+
     /// A disk operation starts, or the next one of a job that does many: the one before it, if
     /// any, has completed.
     pub fn touch(&self) {
@@ -110,6 +133,15 @@ impl Progress {
         waited
     }
 
+    /// Waits for what another thread does for several: a disk operation for the stall clock, but
+    /// none that uses the disk, so that another job has this one's place meanwhile.
+    pub fn stand_aside(&self, wait: &mut dyn FnMut()) {
+        let change = |aside| self.room.upgrade().map(|room| room.change(aside));
+        change(true);
+        wait();
+        change(false);
+    }
+
     /// Says for whom the thread works: [`Pool::clients_of_old`].
     pub fn serve(&self, client: usize) {
         self.client.store(client, Relaxed);
@@ -132,6 +164,7 @@ impl<J: Job> Pool<J> {
             waking: false,
             limit,
             spare: 0,
+            aside: 0,
             finished: false,
         };
         let (completed, waiting) = Default::default();
@@ -245,7 +278,20 @@ fn wake(helper: Option<Thread>) {
 
 impl<J> State<J> {
     fn most_threads(&self) -> usize {
-        self.limit + self.spare
+        self.limit + self.spare + self.aside.min(MOST_ASIDE)
+    }
+}
+
+impl<J: Job> Room for Shared<J> {
+    fn change(self: Arc<Self>, aside: bool) {
+        let mut state = self.lock();
+        match aside {
+            true => state.aside += 1,
+            false => state.aside -= 1,
+        }
+        let helper = if aside { self.call_helper(&mut state) } else { None };
+        drop(state);
+        wake(helper);
     }
 }
 
@@ -283,7 +329,8 @@ impl<J: Job> Shared<J> {
     fn start_thread(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
         let (began, paced, client) = Default::default();
         let clock = Arc::clone(&self.clock);
-        let progress = Arc::new(Progress { clock, began, paced, client });
+        let room: Weak<dyn Room> = Arc::<Self>::downgrade(self);
+        let progress = Arc::new(Progress { clock, began, paced, client, room });
         let (shared, own) = (Arc::clone(self), Arc::clone(&progress));
         let work = move || {
             priority::yield_to_loop();
@@ -356,7 +403,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    struct Step(Box<dyn FnOnce() + Send>);
+    pub(super) struct Step(Box<dyn FnOnce() + Send>);
 
     impl Job for Step {
         fn run(self, _: &OnDisk, _: &Progress) -> Option<Self> {

@@ -1,15 +1,17 @@
 //! DELETE: PROTOCOL.md section 2.5.
 
-use std::io;
+use std::ffi::CStr;
 
+use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::disk::commit::folder_flags;
+use crate::disk::failed::{Failed, InCall};
+use crate::disk::folders::parent;
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Outcome, Turn, Turned};
 use crate::http::answer;
-use crate::http::{date_now, log_failure, status_of};
+use crate::http::{date_now, log_failed, status_of};
 use crate::loan::Stage;
 
 /// A DELETE on its way to a disk thread.
@@ -30,8 +32,8 @@ impl Delete {
             Ok(false) => return Turned::Over(Outcome::Finished),
             Ok(true) => answer::no_content(&mut head, &date_now(), keep),
             Err(e) => {
-                let status = status_of(&e);
-                log_failure("DELETE", self.path.as_str(), status, &e);
+                let status = status_of(&e.error);
+                log_failed("DELETE", self.path.as_str(), status, &e);
                 turn.count_error(status);
                 answer::empty(&mut head, status, &date_now(), keep);
             }
@@ -41,20 +43,24 @@ impl Delete {
 
     /// The folder is opened first, so that no link on the way leads out of the device.
     /// `Ok(false)`: nobody waits for it any more, and nothing was removed.
-    fn remove(&self, turn: &Turn<'_>) -> io::Result<bool> {
-        let dir = turn.device.dir(turn.on)?;
-        let Some((folder, name)) = self.path.parent() else {
-            open::inside(turn.on, turn.device, &dir, self.path.relative(), libc::O_PATH, 0)?;
-            return Err(io::Error::from_raw_os_error(libc::EISDIR));
+    fn remove(&self, turn: &Turn<'_>) -> Result<bool, Failed> {
+        let dir = turn.device.dir(turn.on).in_call("open")?;
+        let open = |path: &CStr, flags| {
+            open::inside(turn.on, turn.device, &dir, path, flags, 0).in_call("openat2")
         };
-        let folder = std::ffi::CString::new(if folder.is_empty() { b"." } else { folder })?;
-        let folder = open::inside(turn.on, turn.device, &dir, &folder, folder_flags(), 0)?;
+        let Some((_, name)) = self.path.parent() else {
+            open(self.path.relative(), libc::O_PATH)?;
+            return Err(Errno::EISDIR).in_call("unlinkat");
+        };
+        let flush = turn.flush(&dir);
+        let folder = open(&parent(&self.path), flush.folder_flags())?;
         turn.progress.touch();
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }
-        let _change = turn.slot.map(|slot| slot.change(&self.path));
-        unlinkat(folder.get(turn.on), name, UnlinkatFlags::NoRemoveDir)?;
-        Ok(true)
+        let change = turn.slot.map(|slot| slot.change(&self.path));
+        unlinkat(folder.get(turn.on), name, UnlinkatFlags::NoRemoveDir).in_call("unlinkat")?;
+        drop(change);
+        flush.after_delete(turn.on, &folder).map(|()| true)
     }
 }

@@ -17,11 +17,13 @@ pub mod put;
 pub mod range;
 pub mod refuse;
 
+use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::disk::failed::Failed;
 use crate::http::answer::{HttpDate, Status};
 use crate::http::head::Refusal;
 
@@ -44,8 +46,17 @@ pub fn status_of(error: &io::Error) -> Status {
 /// Logs a failure that is ours or the disk's, once; what a client can cause at will is not, and
 /// what the operator has forbidden once a second at most.
 pub fn log_failure(method: &str, path: &str, status: Status, error: &io::Error) {
+    log(method, path, status, error.raw_os_error(), error);
+}
+
+/// The same, with the name of the call.
+pub fn log_failed(method: &str, path: &str, status: Status, failed: &Failed) {
+    log(method, path, status, failed.errno(), failed);
+}
+
+fn log(method: &str, path: &str, status: Status, errno: Option<i32>, error: &dyn fmt::Display) {
     static FORBIDDEN: AtomicU64 = AtomicU64::new(0);
-    match (error.raw_os_error(), status.code()) {
+    match (errno, status.code()) {
         (Some(libc::EACCES | libc::EPERM), _) => {
             let second = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
             if FORBIDDEN.swap(second, Relaxed) != second {

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::disk::commit::{Incoming, copy_into};
+use crate::disk::failed::{Failed, InCall};
+use crate::disk::flush::Flush;
 use crate::disk::md5::Md5;
 use crate::disk::open;
 use crate::disk::path::DevPath;
@@ -16,7 +18,7 @@ use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
-use crate::http::{date_now, log_failure, status_of, status_of_refusal};
+use crate::http::{date_now, log_failed, status_of, status_of_refusal};
 use crate::loan::Stage;
 use crate::sys::{file, socket};
 
@@ -45,9 +47,9 @@ pub struct Put {
     /// What the loop had read behind the head.
     pub initial: Vec<u8>,
     file: Option<Incoming>,
-    /// Where an in-place PUT starts in its file.
+    /// Where a Content-Range PUT starts in its file.
     start: u64,
-    /// A range that must match its MD5 waits in a file of its own.
+    /// A range that must match its MD5 before it is written in place waits in a file of its own.
     spooled: bool,
     received: u64,
     synced: u64,
@@ -73,7 +75,7 @@ enum Stop {
     Vanished(String),
     /// The body is not what it should be.
     Bad(Status),
-    Disk(io::Error),
+    Disk(Failed),
     /// The loop has taken the connection back.
     Lost,
 }
@@ -91,7 +93,6 @@ impl Put {
             _ => 0,
         };
         let wanted = matches!(request.content_md5, ContentMd5::Digest(_));
-        let spooled = wanted && request.content_range != ContentRange::Absent;
         Put {
             path,
             request,
@@ -99,7 +100,7 @@ impl Put {
             initial,
             file: None,
             start,
-            spooled,
+            spooled: false,
             received: 0,
             synced: 0,
             reserved: 0,
@@ -131,12 +132,12 @@ impl Put {
     /// One turn in a disk thread.
     pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         if self.file.is_none() {
-            if self.is_in_place() && !turn.enter(Stage::Committing) {
-                return Turned::Over(Outcome::Finished);
-            }
             match self.open(turn) {
                 Ok(file) => self.file = Some(file),
                 Err(e) => return Turned::Over(self.refuse(&e)),
+            }
+            if self.is_in_place() && !turn.enter(Stage::Committing) {
+                return Turned::Over(Outcome::Finished);
             }
             if !self.invite(turn) {
                 return Turned::Over(Outcome::Broken);
@@ -187,21 +188,32 @@ impl Put {
         }
     }
 
-    fn open(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+    /// A range goes into the file that is there, or into a new one that nobody sees before it is
+    /// whole: if it fails, nothing is left.
+    fn open(&mut self, turn: &Turn<'_>) -> Result<Incoming, Failed> {
+        let (on, device) = (turn.on, turn.device);
         if self.request.expect_continue {
             // Before its body is asked for.
-            let dir = turn.device.dir(turn.on)?;
-            open::refuse_folder(turn.on, turn.device, &dir, self.path.relative())?;
+            let dir = device.dir(on).in_call("open")?;
+            open::refuse_folder(on, device, &dir, self.path.relative()).in_call("openat2")?;
         }
-        match self.is_in_place() {
-            true => Incoming::in_place(turn.on, turn.device, &self.path),
-            false => Incoming::create(turn.on, turn.device, &self.path),
+        if self.is_range() {
+            match Incoming::in_place(on, device, &self.path) {
+                Ok(_) if self.digest.is_some() => self.spooled = true,
+                Err(e) if e.errno() == Some(libc::ENOENT) => {}
+                opened => return opened,
+            }
         }
+        Incoming::create(on, device, &self.path)
+    }
+
+    fn is_range(&self) -> bool {
+        self.request.content_range != ContentRange::Absent
     }
 
     /// What is received can be seen at once under the final name.
     fn is_in_place(&self) -> bool {
-        self.request.content_range != ContentRange::Absent && !self.spooled
+        self.file.as_ref().is_some_and(|file| !file.is_new())
     }
 
     /// Tells a client that waits to send its body; one that has begun does not wait. A socket
@@ -362,23 +374,29 @@ impl Put {
         if let Some(digest) = &mut self.digest {
             digest.update(data);
         }
-        let start = if self.spooled { 0 } else { self.start };
+        let start = self.offset();
         if turn.is_lost() {
             return Err(Stop::Lost);
         }
         turn.progress.touch();
         if self.received >= self.reserved {
-            self.reserved = self.reserve(turn, incoming, data.len() as u64).map_err(Stop::Disk)?;
+            self.reserved = self.reserve(turn, incoming, data.len() as u64)?;
         }
         let at = start + self.received;
-        incoming.file().write_all_at(turn.on, data, at).map_err(Stop::Disk)?;
+        let written = incoming.file().write_all_at(turn.on, data, at);
+        written.in_call("pwrite").map_err(Stop::Disk)?;
         self.received += data.len() as u64;
-        self.pace(turn, start).map_err(Stop::Disk)
+        self.pace(turn, start).in_call("sync_file_range").map_err(Stop::Disk)
+    }
+
+    /// Where the body starts in the file that it is written to.
+    fn offset(&self) -> u64 {
+        if self.spooled { 0 } else { self.start }
     }
 
     /// Reserves disk space for what comes next, which is cheaper than page by page as it is written,
     /// and keeps it in one piece. `ENOSPC`, `EDQUOT`: the body does not fit. Returns up to where.
-    fn reserve(&self, turn: &Turn<'_>, incoming: &Incoming, present: u64) -> io::Result<u64> {
+    fn reserve(&self, turn: &Turn<'_>, incoming: &Incoming, present: u64) -> Result<u64, Stop> {
         let left = match self.framing {
             Framing::Length(left) if incoming.is_new() => left + present,
             _ => 0,
@@ -387,9 +405,11 @@ impl Put {
         if len < LARGE {
             return Ok(u64::MAX);
         }
-        match file::reserve(incoming.file().get(turn.on), self.received, len) {
+        match file::reserve(incoming.file().get(turn.on), self.offset() + self.received, len) {
             Ok(()) => Ok(self.received + len),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Err(e),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
+                Err(e).in_call("fallocate").map_err(Stop::Disk)
+            }
             Err(_) => Ok(u64::MAX), // The filesystem cannot; what else is wrong, the write will tell.
         }
     }
@@ -417,17 +437,38 @@ impl Put {
         turn.progress.touch();
         let Some(incoming) = self.file.take() else { return Outcome::Broken };
         let keep = self.request.keep_alive;
-        let matches = self.matches_digest(turn, &incoming);
-        if matches.as_ref().is_ok_and(|matches| *matches) && !turn.enter(Stage::Committing) {
+        let ready = self.make_ready(turn, &incoming);
+        if ready.as_ref().is_ok_and(|ready| *ready) && !turn.enter(Stage::Committing) {
             return Outcome::Finished;
         }
-        let stored = matches.and_then(|matches| match matches {
+        let stored = ready.and_then(|ready| match ready {
             true => self.store(turn, incoming).map(|()| Status::Created201),
             false => Ok(Status::BadRequest400),
         });
         let status = stored.unwrap_or_else(|e| self.status_on_disk(&e));
         // The body is read: the next request may follow.
         self.reply(turn, status, keep && !closes(status))
+    }
+
+    /// All that comes before the commit. `Ok(false)`: the content is not what was announced.
+    fn make_ready(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> Result<bool, Failed> {
+        if !self.matches_digest(turn, incoming).in_call("pread")? {
+            return Ok(false);
+        }
+        if self.synced > 0 {
+            // Tells of an error of any part whose writeback has ended; the first has long ended.
+            let file = incoming.file().get(turn.on);
+            turn.progress.touch();
+            file::wait_writeback(file, self.offset(), 1).in_call("sync_file_range")?;
+        }
+        if !self.spooled {
+            self.flush(turn)?.before(turn.on, incoming.file())?;
+        }
+        Ok(true)
+    }
+
+    fn flush<'a>(&self, turn: &'a Turn<'_>) -> Result<Flush<'a>, Failed> {
+        Ok(turn.flush(&*turn.device.dir(turn.on).in_call("open")?))
     }
 
     fn matches_digest(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> io::Result<bool> {
@@ -439,32 +480,54 @@ impl Put {
         Ok(found == wanted)
     }
 
-    fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
-        if self.spooled {
-            let target = Incoming::in_place(turn.on, turn.device, &self.path)?;
-            let step = || turn.progress.touch();
-            let _change = turn.slot.map(|slot| slot.change(&self.path));
-            return copy_into(turn.on, incoming.file(), target.file(), self.start, step);
+    fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> Result<(), Failed> {
+        let flush = self.flush(turn)?;
+        let (on, device, path) = (turn.on, turn.device, &self.path);
+        let change = || turn.slot.map(|slot| slot.change(path));
+        if !self.is_range() || !incoming.is_new() {
+            return incoming.commit(on, device, path, &flush, change);
         }
-        incoming.commit(turn.on, turn.device, &self.path, || {
-            turn.slot.map(|slot| slot.change(&self.path))
-        })
+        let mut source = incoming;
+        if !self.spooled {
+            match source.commit_new(on, device, path, &flush)? {
+                None => return Ok(()),
+                Some(back) => source = back, // There is a file by now.
+            }
+        }
+        self.merge(turn, &flush, &source)
+    }
+
+    /// Writes a range that was received elsewhere into its file, which may be gone by now.
+    fn merge(&self, turn: &Turn<'_>, flush: &Flush<'_>, source: &Incoming) -> Result<(), Failed> {
+        let (on, device, path) = (turn.on, turn.device, &self.path);
+        let change = || turn.slot.map(|slot| slot.change(path));
+        let target = match Incoming::in_place(on, device, path) {
+            Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path),
+            opened => opened,
+        }?;
+        let from = (source.file(), self.offset());
+        {
+            let _change = change();
+            copy_into(on, from, (target.file(), self.start), || turn.progress.touch())?;
+        }
+        flush.before(on, target.file())?;
+        target.commit(on, device, path, flush, change)
     }
 
     /// The file could not even be opened: nothing of the body has been taken.
-    fn refuse(self: Box<Self>, error: &io::Error) -> Outcome {
+    fn refuse(self: Box<Self>, error: &Failed) -> Outcome {
         let status = self.status_on_disk(error);
         Outcome::Refused { refused: Refused { status, close: closes(status) }, put: self }
     }
 
-    fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &io::Error) -> Outcome {
+    fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &Failed) -> Outcome {
         let status = self.status_on_disk(error);
         self.fail(turn, status)
     }
 
-    fn status_on_disk(&self, error: &io::Error) -> Status {
-        let status = status_of(error);
-        log_failure("PUT", self.path.as_str(), status, error);
+    fn status_on_disk(&self, error: &Failed) -> Status {
+        let status = status_of(&error.error);
+        log_failed("PUT", self.path.as_str(), status, error);
         status
     }
 

@@ -302,6 +302,12 @@ pub fn wait_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result
     sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
 }
 
+/// Writes all dirty pages to the disk and waits for that. It flushes neither the disk nor the journal.
+pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
+    let (before, after) = (libc::SYNC_FILE_RANGE_WAIT_BEFORE, libc::SYNC_FILE_RANGE_WAIT_AFTER);
+    sync_range(file, 0, 0, before | libc::SYNC_FILE_RANGE_WRITE | after)
+}
+
 /// An error that it returns is told to nobody else: the call takes it off the file.
 #[expect(unsafe_code, reason = "sync_file_range")]
 fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Result<()> {

@@ -89,6 +89,7 @@ fn defaults_are_those_of_the_old_daemons() {
         drain_timeout: seconds(3600),
         aio_threads: 10,
         max_queue: 1024,
+        fsync: Default::default(),
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.workers, Workers::Device);
@@ -385,6 +386,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             drain_timeout: drain,
             aio_threads,
             max_queue,
+            fsync: Default::default(),
         },
     )
 }

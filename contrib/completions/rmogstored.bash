@@ -29,7 +29,7 @@ _rmogstored() {
 
     case "${cmd}" in
         rmogstored)
-            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade"
+            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --fsync --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -100,6 +100,10 @@ _rmogstored() {
                     return 0
                     ;;
                 --max-queue)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --fsync)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rmogstored_global_optspecs
-    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= check-config quickstart= V/version help
+    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= check-config quickstart= V/version help
 end
 
 function __fish_rmogstored_needs_command
@@ -39,13 +39,14 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l idle-timeout -d '
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l stall-timeout -d 'Age of a disk operation from which its device counts as stalled [default: 5]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l drain-timeout -d 'How long a graceful quit waits for requests in progress; 0: no bound [default: 3600, ample for the largest file on a slow link, while a dead disk cannot hold up a quit for good]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l max-queue -d 'Disk operations that may wait for one device before 503 is answered [default: 1024]' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l fsync -d 'What is on the disk before a PUT or DELETE is answered: off, file or batch [default: off]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l aio-threads -d 'Disk threads per device, 1 to 100 [default: 10]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l user -d 'Whom workers run as; needs a master run by root, which binds and opens and stays root' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l group -d 'The main group of that user\'s workers [default: the user\'s own]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l upgrade-timeout -d 'How long a successor (SIGUSR2) may take to be ready before it is given up [default: 60]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-fd -d 'Open descriptor that gets a JSON line for each event' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-socket -d 'Unix socket that gives the node\'s status to whoever connects' -r
-complete -c rmogstored -n "__fish_rmogstored_needs_command" -l quickstart -d 'Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on 127.0.0.1:7500 and 7501, and print curl lines to paste' -r -F
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l quickstart -d 'Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on 127.0.0.1:7500 and 7501, and print curl lines to paste' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s d -l daemonize -d 'Detach from the terminal; returns once the node serves'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s s -l skipconfig -d 'Accepted for compatibility, no effect'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l multi -d 'Each --config describes a docroot of its own'

@@ -1,6 +1,8 @@
 //! 2.4, 2.5: nothing acknowledged is lost, and nothing stays of what failed.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
@@ -108,4 +110,45 @@ fn put_that_the_disk_did_not_take_is_refused_and_the_old_file_stays() {
         assert_eq!(sick.node.client().get(FILE).expect(200).body, b"old");
         sick.disk.mend();
     }
+}
+
+/// Small PUTs of 64 clients at once to a disk whose flush takes 5 ms: how many a second, and the
+/// time within which 99 of 100 are answered.
+fn small_puts(mode: &str) -> (f64, Duration) {
+    const EACH: u64 = 20;
+    let args = [&format!("--fsync={mode}")[..]];
+    let sick = RealSick::start(FsKind::Ext4, "1", &args, |_| ());
+    sick.disk.flush_takes(FLUSH);
+    let begun = Instant::now();
+    let mut times: Vec<Duration> = thread::scope(|scope| {
+        let client = |number| {
+            let mut client = sick.node.client();
+            scope.spawn(move || {
+                let timed = |fid| {
+                    let begun = Instant::now();
+                    client.put(&fid_path(1, fid), [7; 4096]).expect(201);
+                    begun.elapsed()
+                };
+                (number * EACH..(number + 1) * EACH).map(timed).collect::<Vec<_>>()
+            })
+        };
+        let clients: Vec<_> = (0..64).map(client).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
+    times.sort();
+    (rate, times[times.len() * 99 / 100])
+}
+
+const FLUSH: Duration = Duration::from_millis(5);
+
+#[test]
+#[ignore = "compares times: .ci/run runs it apart"]
+fn puts_that_end_together_share_a_flush() {
+    if let Some(reason) = RealDisk::missing(FsKind::Ext4) {
+        return skipped(&reason);
+    }
+    let (file, batch) = (small_puts("file"), small_puts("batch"));
+    println!("file: {:.0}/s, p99 {:?}; batch: {:.0}/s, p99 {:?}", file.0, file.1, batch.0, batch.1);
+    assert!(batch.0 >= 5.0 * file.0);
 }

@@ -187,3 +187,58 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    #[test]
+    fn those_who_come_during_a_flush_share_the_next_and_its_outcome() {
+        let (lane, count) = (Lane::default(), AtomicUsize::new(0));
+        let (tell, begun) = channel();
+        let (release, released) = channel::<()>();
+        let waiting = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let lane = &lane;
+            let first = scope.spawn(move || {
+                let flush = || {
+                    tell.send(()).unwrap();
+                    released.recv().unwrap();
+                    Ok(())
+                };
+                lane.pass(flush, |wait| wait())
+            });
+            begun.recv().unwrap();
+            let others: Vec<_> = (0..8)
+                .map(|_| {
+                    let (count, waiting) = (&count, &waiting);
+                    scope.spawn(move || {
+                        let flush = || {
+                            count.fetch_add(1, SeqCst);
+                            Err(Errno::EIO)
+                        };
+                        lane.pass(flush, |wait| {
+                            waiting.fetch_add(1, SeqCst);
+                            wait();
+                        })
+                    })
+                })
+                .collect();
+            while waiting.load(SeqCst) < 8 {
+                thread::yield_now();
+            }
+            assert_eq!(count.load(SeqCst), 0);
+            release.send(()).unwrap();
+            assert_eq!(first.join().unwrap(), Ok(()));
+            for other in others {
+                assert_eq!(other.join().unwrap(), Err(Errno::EIO));
+            }
+        });
+        assert_eq!(count.load(SeqCst), 1);
+    }
+}

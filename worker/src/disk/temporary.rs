@@ -256,3 +256,33 @@ fn is_abandoned(dir: BorrowedFd<'_>, name: &CStr) -> bool {
     let age = changed.ok().and_then(|changed| changed.elapsed().ok());
     !alive || age.is_some_and(|age| age > ABANDONED)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_beside_its_target_is_swept_by_its_note_only_when_nobody_uses_it() {
+        let (on, device) = (OnDisk::in_test(), tempfile::tempdir().unwrap());
+        let folder = device.path().join("0");
+        std::fs::create_dir(&folder).unwrap();
+        let dir = Arc::new(DeviceDir::open(&on, device.path()).unwrap());
+        let open = || DiskFd::new(open_below(dir.get(&on), c"0", FOLDER, 0, BENEATH).unwrap());
+        let make = |at: BorrowedFd<'_>, name: &CStr| {
+            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+            open_below(at, name, flags, 0o666, BENEATH).in_call("openat2")
+        };
+        let (used, _) = Temporary::beside(&on, &dir, open(), c"0", make).unwrap();
+        let (mut killed, _) = Temporary::beside(&on, &dir, open(), c"0", make).unwrap();
+        let name = killed.0.take().unwrap();
+        in_use().numbers.remove(&name.number); // As if its process had died.
+        drop(name);
+        let count = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+        let notes = device.path().join(HERE);
+        assert_eq!((count(&folder), count(&notes)), (2, 2));
+        sweep(&on, &dir, device.path());
+        assert_eq!((count(&folder), count(&notes)), (1, 1));
+        drop(used);
+        assert_eq!((count(&folder), count(&notes)), (0, 0));
+    }
+}

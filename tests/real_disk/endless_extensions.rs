@@ -14,8 +14,8 @@ use crate::load::{Ends, process};
 const CLIENTS: usize = 8;
 /// PROTOCOL.md section 2.4: extensions of 16 MiB; and what sockets hold.
 const MOST: u64 = (16 << 20) + (8 << 20);
-/// As long as it takes today for a device to be called stalled, and then some.
-const TIME: Duration = Duration::from_secs(4);
+/// Several times `stall_timeout`.
+const TIME: Duration = Duration::from_secs(3);
 const P99: Duration = Duration::from_millis(10);
 
 const GET: &str = "GET /dev1/kept HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;";

@@ -36,11 +36,13 @@ fn hang(place: &str, workers: &'static str, kinds: &[Kind]) {
     let setup = Setup::new().devices(4).workers(workers).arg("--stall-timeout=60");
     let folder = setup.folder().join(place);
     fs::create_dir_all(&folder).unwrap();
-    let disk = SlowFs::mount(&folder);
+    let disk = SlowFs::mount_cached(&folder);
     fs::write(folder.join("file"), "content").unwrap();
     let node = setup.start();
     let disk = disk; // It goes before the node, whatever comes.
     settle(&node);
+    // Its name is known from now on.
+    node.client().get(&format!("/{place}/file")).expect(200);
     let watch = LoopWatch::start(&node);
     disk.set_only(kinds, Mode::Hang);
     let mut clients: Vec<_> = (0..4).map(|_| node.client()).collect();

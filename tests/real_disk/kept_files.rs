@@ -117,21 +117,20 @@ fn delete(kind: FsKind, workers: &'static str) {
         HOT.write(device);
         COLD.write(device);
     };
-    // The disk threads that are stuck are not to be all that there are.
-    let args = ["--stall-timeout=60", "--aio-threads=20"];
-    let sick = RealSick::start(kind, workers, &args, fill);
+    // All of the device's disk threads will be stuck.
+    let sick = RealSick::start(kind, workers, &["--stall-timeout=60"], fill);
     settle(&sick.node);
     let (hot, mut client) = (HOT.paths(1), neighbours::client(&sick.node));
     let mut turn = || hot.iter().for_each(|path| drop(client.get(path).expect(200)));
     (0..3).for_each(|_| turn());
     let before = descriptors(&sick);
+    let watch = LoopWatch::start(&sick.node);
     sick.disk.hang(&[Op::Read]);
     let mut deletes: Vec<_> = (0..STUCK).map(|_| sick.node.client()).collect();
     for (client, path) in deletes.iter_mut().zip(COLD.paths(1)) {
         client.send(format!("DELETE {path} HTTP/1.1\r\n\r\n"));
     }
     sick.disk.wait_for_held(Op::Read, 1);
-    let watch = LoopWatch::start(&sick.node);
     let most = (0..TURNS).map(|_| (turn(), descriptors(&sick)).1).max().unwrap();
     println!("{}: {before} descriptors, then up to {most}", sick.name());
     watch.end();

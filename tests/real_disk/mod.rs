@@ -53,7 +53,7 @@ pub fn settle(node: &Node) {
 
 /// So many connections, all of which the node has taken.
 pub fn connect(node: &Node, count: usize) -> Vec<Client> {
-    let allowed = process::allow_descriptors(4 * count as u64 + 2048);
+    let allowed = process::allow_descriptors(count as u64 + 4096);
     assert!(allowed, "{count} connections need more descriptors than this machine allows");
     let clients: Vec<_> = (0..count).map(|_| node.client()).collect();
     until("them to be taken", || total(node, "connections") >= count as u64);

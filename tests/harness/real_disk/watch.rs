@@ -34,6 +34,7 @@ const FAULT: &str = "page_fault";
 
 /// Looks at the loops of a node, its master's too, for as long as it lives.
 pub struct LoopWatch {
+    pids: Vec<Pid>,
     over: Arc<AtomicBool>,
     watcher: Option<JoinHandle<Vec<String>>>,
 }
@@ -44,8 +45,9 @@ impl LoopWatch {
         let pids: Vec<_> = node.workers().into_iter().chain([node.pid()]).collect();
         let over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&over);
-        let watcher = Some(thread::spawn(move || watch(&pids, &flag)));
-        LoopWatch { over, watcher }
+        let watched = pids.clone();
+        let watcher = Some(thread::spawn(move || watch(&watched, &flag)));
+        LoopWatch { pids, over, watcher }
     }
 
     /// Insists that no loop has waited for a disk so far.
@@ -64,6 +66,9 @@ impl LoopWatch {
 impl Drop for LoopWatch {
     fn drop(&mut self) {
         self.seen().into_iter().for_each(|line| eprintln!("a loop waited for a disk: {line}"));
+        if thread::panicking() {
+            self.pids.iter().for_each(|pid| tell_who_waits(*pid));
+        }
     }
 }
 
@@ -73,12 +78,12 @@ fn watch(pids: &[Pid], over: &AtomicBool) -> Vec<String> {
     let mut caught: HashMap<Pid, (Duration, String)> = HashMap::new();
     while !over.load(Relaxed) {
         for pid in pids {
-            if !is_uninterruptible(*pid) {
+            if !is_uninterruptible(*pid, *pid) {
                 waiting.remove(pid);
                 continue;
             }
             let (since, stack) =
-                waiting.entry(*pid).or_insert_with(|| (Instant::now(), stack_of(*pid)));
+                waiting.entry(*pid).or_insert_with(|| (Instant::now(), stack_of(*pid, *pid)));
             let on_disk = !stack.contains(FAULT) && DISK.iter().any(|word| stack.contains(word));
             if on_disk || since.elapsed() > TOO_LONG {
                 let longest = caught.entry(*pid).or_insert_with(|| (Duration::ZERO, stack.clone()));
@@ -90,14 +95,23 @@ fn watch(pids: &[Pid], over: &AtomicBool) -> Vec<String> {
     caught.iter().map(|(pid, (time, stack))| format!("{pid} for {time:?}: {stack}")).collect()
 }
 
-fn is_uninterruptible(pid: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat"))
+/// What a process's threads wait for now, for whoever reads of a failure.
+fn tell_who_waits(pid: Pid) {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let names = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    for thread in names.map(Pid::from_raw).filter(|thread| is_uninterruptible(pid, *thread)) {
+        eprintln!("{pid}/{thread} waits: {}", stack_of(pid, thread));
+    }
+}
+
+fn is_uninterruptible(pid: Pid, thread: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"))
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D")))
 }
 
 /// The kernel's functions that the thread is in, innermost first.
-fn stack_of(pid: Pid) -> String {
-    let stack = fs::read_to_string(format!("/proc/{pid}/task/{pid}/stack")).unwrap_or_default();
+fn stack_of(pid: Pid, thread: Pid) -> String {
+    let stack = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stack")).unwrap_or_default();
     let name = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
     let names = stack.lines().filter_map(name);
     names.filter_map(|name| Some(name.split('+').next()?.to_owned())).collect::<Vec<_>>().join(" ")

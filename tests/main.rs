@@ -16,6 +16,8 @@ mod balance;
 mod chain;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
+/// What a parent leaves to the node without meaning to.
+mod clean_start;
 /// 6: options, files, refusals, the pid file.
 mod config;
 /// The shipped sample of a configuration file.

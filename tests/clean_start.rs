@@ -15,8 +15,7 @@ use serde_json::Value;
 
 use crate::chain::{is_gone, pid_in};
 use crate::harness::{
-    Client, DEADLINE, STATUS_FD, Setup, binary, can_mount, fid_path, shell, skipped, until,
-    until_some,
+    Client, DEADLINE, Setup, binary, can_mount, fid_path, shell, skipped, until, until_some,
 };
 
 /// A daemon of a test's own folder, ended when dropped.
@@ -153,8 +152,8 @@ fn ends(command: &mut Command) -> std::process::Output {
 #[test]
 fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     let node = Detached::folder();
-    let words = ["env", "--ignore-signal=CHLD", "sh", "-ec"];
-    let ended = ends(&mut node.command(&words, "exec \"$0\" \"$@\" -d"));
+    let script = "exec env --ignore-signal=CHLD \"$0\" \"$@\" -d";
+    let ended = ends(&mut node.command(&["sh", "-ec"], script));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     node.serves();
     node.quit();

@@ -247,8 +247,8 @@ fn has_bare_dev() -> bool {
 fn received(syslog: &UnixDatagram) -> Vec<String> {
     syslog.set_nonblocking(true).unwrap();
     let mut buffer = [0; 8192];
-    let mut next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
-    std::iter::from_fn(|| next()).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
+    let next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
+    std::iter::from_fn(next).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
 }
 
 /// Waits until there has been a message for each of `texts`.

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::sys::file::{BENEATH, CACHED, open_below};
@@ -53,6 +54,23 @@ pub fn refuse_folder(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Resul
     match inside(device, dir, path, flags, 0) {
         Ok(_) => Err(Errno::EISDIR.into()),
         Err(_) => Ok(()),
+    }
+}
+
+/// The time of the file that has the name, in seconds since 1970; `None`: there is none. `EISDIR`:
+/// a folder. Disk threads.
+pub fn modified(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<Option<i64>> {
+    let file = match inside(device, dir, path, libc::O_PATH, 0) {
+        Ok(file) => file,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    let facts = fstat(&file)?;
+    match facts.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => Err(Errno::EISDIR.into()),
+        _ => Ok(Some(facts.st_mtime)),
     }
 }
 

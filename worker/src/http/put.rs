@@ -15,6 +15,7 @@ use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
+use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
 use crate::http::{date_now, log_failure, status_of, status_of_refusal};
@@ -177,10 +178,36 @@ impl Put {
             // Before its body is asked for.
             open::refuse_folder(turn.device, &*turn.device.dir()?, self.path.relative())?;
         }
+        self.insist_on_conditions(turn)?;
         let in_place = self.request.content_range != ContentRange::Absent && !self.spooled;
         match in_place {
-            true => Incoming::in_place(turn.device, &self.path),
+            true => self.open_in_place(turn),
             false => Incoming::create(turn.device, &self.path),
+        }
+    }
+
+    fn open_in_place(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+        let new = self.request.conditions.create_only();
+        Incoming::in_place(turn.device, &self.path, new).map_err(|e| self.or_taken(e))
+    }
+
+    /// Before the body is taken, and again before what it replaces goes.
+    fn insist_on_conditions(&self, turn: &Turn<'_>) -> io::Result<()> {
+        let conditions = &self.request.conditions;
+        if conditions.allow_any_change() {
+            return Ok(());
+        }
+        let path = self.path.relative();
+        conditions.insist(open::modified(turn.device, &*turn.device.dir()?, path)?)
+    }
+
+    /// A file that has come to exist meanwhile fails the condition that there be none.
+    fn or_taken(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists if self.request.conditions.create_only() => {
+                ConditionFailed.into()
+            }
+            _ => error,
         }
     }
 
@@ -389,11 +416,17 @@ impl Put {
     }
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
+        if incoming.is_new() {
+            self.insist_on_conditions(turn)?;
+        }
         if self.spooled {
-            let target = Incoming::in_place(turn.device, &self.path)?;
+            let target = self.open_in_place(turn)?;
             let step = || turn.progress.touch();
             let _change = turn.slot.map(|slot| slot.change(&self.path));
             return copy_into(incoming.file(), target.file(), self.start, step);
+        }
+        if self.request.conditions.create_only() {
+            return incoming.commit_new(turn.device, &self.path).map_err(|e| self.or_taken(e));
         }
         incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.change(&self.path)))
     }

@@ -16,6 +16,8 @@ mod balance;
 mod chain;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
+/// What a parent leaves to the node without meaning to.
+mod clean_start;
 /// 6: options, files, refusals, the pid file.
 mod config;
 /// The shipped sample of a configuration file.
@@ -70,6 +72,8 @@ mod packaging;
 mod privileges;
 /// `--quickstart`.
 mod quickstart;
+/// 5: what a real disk's misbehaviour costs: loops, other devices, clients.
+mod real_disk;
 /// A real directory tree.
 mod real_tree;
 /// One test for each bug that was found later.

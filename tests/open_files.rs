@@ -83,8 +83,12 @@ fn in_each_mode(setup: impl Fn() -> Setup + Sync, test: impl Fn(&mut Crowd) + Sy
     });
 }
 
-fn with_tmpfs() -> Setup {
-    Setup::new().mount("mount -t tmpfs -o size=64m none {dir}/dev1")
+/// dev1 is a filesystem of its own, one on which files are kept open.
+fn with_disk() -> Setup {
+    Setup::new().mount(
+        "truncate -s 64M {dir}/image; PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -F -m 0 {dir}/image; \
+         mount -o loop {dir}/image {dir}/dev1",
+    )
 }
 
 #[test]
@@ -219,7 +223,7 @@ fn check_seen(answers: &[Answer], from: u64, to: u64) {
 
 #[test]
 fn what_is_removed_or_replaced_by_hand_is_noticed() {
-    let setup = || if can_mount() { with_tmpfs() } else { Setup::new() };
+    let setup = || if can_mount() { with_disk() } else { Setup::new() };
     in_each_mode(setup, |crowd| {
         let (old, new) = (version(1), version(2));
         assert!(new.len() > old.len());
@@ -245,7 +249,7 @@ fn the_space_of_a_removed_file_is_free_soon() {
     if !can_mount() {
         return skipped("mounting needs root");
     }
-    in_each_mode(with_tmpfs, |crowd| {
+    in_each_mode(with_disk, |crowd| {
         let mut writer = crowd.node.client();
         let by_hand = |crowd: &Crowd| fs::remove_file(crowd.inside()).unwrap();
         // By hand: the second that a file is kept, and the look a moment later.
@@ -270,7 +274,7 @@ fn a_device_can_be_unmounted_soon_after_its_files_were_hot() {
     if !can_mount() {
         return skipped("mounting needs root");
     }
-    in_each_mode(with_tmpfs, |crowd| {
+    in_each_mode(with_disk, |crowd| {
         crowd.clients[0].put(&crowd.path, "hot").expect(201);
         crowd.heat();
         let last = Instant::now();

@@ -152,6 +152,12 @@ impl Client {
         }
     }
 
+    /// The next line; `None`: the node has closed without a word.
+    pub fn line_or_end(&mut self) -> Option<String> {
+        let more = !self.unread.is_empty() || self.fill();
+        more.then(|| self.line())
+    }
+
     /// Everything until the node closes; a reset counts as a close.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill() {}

@@ -39,7 +39,7 @@ impl Worker {
             let Some(conn) = self.conns.get_mut(key) else { return };
             let waiting = conn.output.len();
             let next = match conn.flush() {
-                _ if matches!(conn.state, State::Lent) => Next::Lent,
+                _ if conn.is_lent() => Next::Lent,
                 Err(_) => Next::Close,
                 Ok(true) => self.step(key),
                 Ok(false) => {
@@ -61,7 +61,7 @@ impl Worker {
         if let Some(ending) = conn.closing {
             return self.end(key, ending);
         }
-        match std::mem::replace(&mut conn.state, State::Lent) {
+        match std::mem::replace(&mut conn.state, State::Between) {
             State::Reading(scan) => self.read_requests(key, scan),
             State::Discarding(discard) => self.discard(key, discard),
             State::Sending(sending) => self.send_file(key, sending),
@@ -69,7 +69,11 @@ impl Worker {
             State::Lingering => self.linger(key),
             State::Queued(device, op) => self.wait_for_turn(key, device, *op),
             State::Watching => self.ignore_input(key),
-            State::Lent => Next::Lent,
+            State::Lent(loan) => {
+                conn.state = State::Lent(loan);
+                Next::Lent
+            }
+            State::Between => Next::Close, // Cannot be: nobody knows what it was in.
         }
     }
 

@@ -113,7 +113,10 @@ impl Check<'_> {
     fn docroot(&mut self, path: &Path, origin: Option<Origin>) -> Option<PathBuf> {
         let shown = path.display();
         match fs::metadata(path) {
-            Ok(found) if found.is_dir() => return Some(absolute(path.to_owned())),
+            Ok(found) if found.is_dir() => match fs::read_dir(path) {
+                Ok(_) => return Some(absolute(path.to_owned())),
+                Err(e) => self.error(format!("docroot={shown} cannot be listed: {e}"), origin),
+            },
             Ok(_) => self.error(format!("docroot={shown} is not a folder"), origin),
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.error(format!("docroot={shown} does not exist"), origin);

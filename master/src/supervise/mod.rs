@@ -162,7 +162,6 @@ impl Supervisor {
         let events = event_pipe(&config)?;
         let board = Scoreboard::new().map_err(MasterError::system("mmap"))?;
         let poll = Poll::new().map_err(MasterError::system("epoll_create"))?;
-        crate::sys::restore(&[Signal::SIGCHLD]); // ignored, its children could not be waited for
         let signals = Signals::new(&SIGNALS).map_err(MasterError::system("signalfd"))?;
         let now = Instant::now();
         let generation = origin.map_or(1, |origin| origin.generation);

@@ -38,6 +38,8 @@ mod handover;
 mod heal;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
+/// 2.3 to 2.5: If-Match and its kin.
+mod http_conditions;
 /// 2.5: DELETE and MKCOL.
 mod http_delete;
 /// 2.3: GET and HEAD.

@@ -107,7 +107,8 @@ impl Worker {
         if request.method == Method::Delete {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
-            let op = Op::Delete(Delete { path, keep: request.keep_alive });
+            let (keep_alive, conditions) = (request.keep_alive, request.conditions);
+            let op = Op::Delete(Delete { path, keep: keep_alive, conditions });
             return self.on_disk(&device, op, keep);
         }
         if !self.has_usage(site, &path)

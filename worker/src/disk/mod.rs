@@ -13,6 +13,7 @@
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
+//! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
 pub mod commit;
@@ -20,6 +21,7 @@ pub mod device;
 pub mod errands;
 pub mod harmless;
 pub mod md5;
+pub mod mounts;
 pub mod on_disk;
 pub mod open;
 pub mod path;

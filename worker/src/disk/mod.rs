@@ -9,6 +9,7 @@
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
+//! | [`docroot_watch`] | a hint that a docroot has got or lost a device |
 //! | [`commit`] | a PUT from temporary to final name |
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
@@ -18,6 +19,7 @@
 pub mod busy;
 pub mod commit;
 pub mod device;
+pub mod docroot_watch;
 pub mod errands;
 pub mod harmless;
 pub mod md5;

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
 /// Shown below the options.
@@ -149,6 +149,7 @@ pub struct Cli {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
+        value_hint = ValueHint::AnyPath,
         conflicts_with_all = ["config", "docroot", "multi", "daemonize", "check_config", "server"]
     )]
     quickstart: Vec<String>,

@@ -15,8 +15,7 @@ use serde_json::Value;
 
 use crate::chain::{is_gone, pid_in};
 use crate::harness::{
-    Client, DEADLINE, STATUS_FD, Setup, binary, can_mount, fid_path, shell, skipped, until,
-    until_some,
+    Client, DEADLINE, Setup, binary, can_mount, fid_path, shell, skipped, until, until_some,
 };
 
 /// A daemon of a test's own folder, ended when dropped.
@@ -153,8 +152,8 @@ fn ends(command: &mut Command) -> std::process::Output {
 #[test]
 fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     let node = Detached::folder();
-    let words = ["env", "--ignore-signal=CHLD", "sh", "-ec"];
-    let ended = ends(&mut node.command(&words, "exec \"$0\" \"$@\" -d"));
+    let script = "exec env --ignore-signal=CHLD \"$0\" \"$@\" -d";
+    let ended = ends(&mut node.command(&["sh", "-ec"], script));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     node.serves();
     node.quit();
@@ -248,8 +247,8 @@ fn has_bare_dev() -> bool {
 fn received(syslog: &UnixDatagram) -> Vec<String> {
     syslog.set_nonblocking(true).unwrap();
     let mut buffer = [0; 8192];
-    let mut next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
-    std::iter::from_fn(|| next()).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
+    let next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
+    std::iter::from_fn(next).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
 }
 
 /// Waits until there has been a message for each of `texts`.

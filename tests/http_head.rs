@@ -475,6 +475,7 @@ fn bodies_that_nobody_asked_for_close_past_64_kib() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn continue_is_sent_as_soon_as_the_put_would_be_accepted() {
     let node = Node::start();
     let mut client = node.client();
@@ -510,6 +511,7 @@ fn a_body_that_did_not_wait_for_continue_is_taken() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_put_that_would_be_refused_gets_its_answer_instead_of_continue() {
     let node = Node::start();
     for (path, status) in [("/dev9/a", 404), ("/dev1/", 400), ("/dev1/a..b", 403)] {

@@ -102,3 +102,5 @@ mod upgrade;
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// What an operator reads when something is wrong.
+mod words;

@@ -18,7 +18,7 @@ use crate::event_loop::Worker;
 use crate::exchange::{Op, REFRESH, Released, Work};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
-use crate::spec::{DeviceKey, WorkerId};
+use crate::spec::{DeviceKey, SiteId, WorkerId};
 
 /// How often the devices are gone through for those whose usage is to be looked at.
 const LOOK_ROUND_MS: u64 = 500;
@@ -34,6 +34,7 @@ const UNUSED_MS: u64 = 1000;
 impl Worker {
     /// Looks after all devices that this worker has to do with.
     pub(crate) fn watch_devices(&mut self) {
+        self.list_docroots();
         self.look_at_devices();
         self.look_at_inherited_stalls();
         self.read_stall_clocks();
@@ -329,7 +330,7 @@ mod tests {
     use crate::disk::device::Traits;
     use crate::disk::on_disk::{DiskFd, OnDisk};
     use crate::disk::path::DevPath;
-    use crate::spec::{Service, SiteId};
+    use crate::spec::Service;
 
     const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
 

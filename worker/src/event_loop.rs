@@ -1,7 +1,7 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -24,10 +24,11 @@ use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
 use crate::disk::device::Device;
+use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
-use crate::exchange::{Context, Work};
+use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
@@ -70,6 +71,10 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
     pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    /// When docroots were last listed, and what was found.
+    pub(crate) listed: u64,
+    pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
+    pub(crate) docroots: HashMap<SiteId, DocrootWatch>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
@@ -162,6 +167,9 @@ impl Worker {
             context: Arc::new(context),
             devices: HashMap::new(),
             pools: HashMap::new(),
+            listed: 0,
+            told: HashMap::new(),
+            docroots: HashMap::new(),
             urgent: false,
             lives: Lives::default(),
             used: HashMap::new(),
@@ -266,7 +274,7 @@ impl Worker {
 
     fn dispatch(&mut self, event: &Event) {
         match event.token().0 {
-            WAKER => {}
+            WAKER => self.heed_hints(),
             CONTROL => self.take_messages(),
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
@@ -330,8 +338,10 @@ impl Worker {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
         for Done { key, outcome } in done.drain(..) {
-            if let Some(key) = key {
-                self.complete(key, outcome);
+            match (key, outcome) {
+                (Some(key), outcome) => self.complete(key, outcome),
+                (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
+                (None, _) => {}
             }
         }
         self.done = done;

@@ -3,6 +3,7 @@
 //! back the loop neither reads nor writes it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
+use crate::disk::docroot;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
@@ -28,6 +30,7 @@ use crate::loan::{Loan, Stage};
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
+use crate::spec::SiteId;
 use crate::sys::{priority, socket};
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
@@ -51,6 +54,8 @@ pub enum Op {
     Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
+    /// Lists the docroot: which devices there are.
+    List,
     /// Looks how full the device is, and writes its usage file if asked to.
     Look {
         /// Not just the numbers in memory.
@@ -148,6 +153,8 @@ pub enum Outcome {
     },
     /// The connection cannot go on: close it.
     Broken,
+    /// The devices of a docroot.
+    Listed(SiteId, BTreeSet<u32>),
     /// Nothing to tell a connection: none waits, or the loop has taken it back.
     Finished,
 }
@@ -388,6 +395,7 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
+            Op::List => return Turned::Over(self.list_docroot()),
             Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
                     usage::look(on, &self.device, slot, write);
@@ -428,7 +436,9 @@ impl Work {
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
-            Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
+            Op::Refresh | Op::List | Op::Look { .. } | Op::Release(_) => {
+                Turned::Over(Outcome::Finished)
+            }
         };
         progress.serve(0);
         if turn.muted.get() {
@@ -439,6 +449,14 @@ impl Work {
 }
 
 impl Work {
+    fn list_docroot(&self) -> Outcome {
+        let found = docroot::devices(self.device.path());
+        let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
+        self.device.note_trouble(trouble.as_deref());
+        self.device.looking.store(false, Relaxed);
+        found.map_or(Outcome::Finished, |devids| Outcome::Listed(self.device.key.site, devids))
+    }
+
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
         if let Some(slot) = self.context.board.device(self.device.key)

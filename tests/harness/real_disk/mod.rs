@@ -11,13 +11,15 @@ mod image;
 mod node;
 mod platter;
 mod record;
+mod watch;
 
 pub use attach::alone_in_a_namespace;
 pub use conduct::{EVERYTHING, Op, Which};
-pub use files::{Tree, cold_pages, holes};
+pub use files::{Tree, holes};
 pub use image::Image;
 pub use node::{RealSick, on_real_disks};
 pub use record::{Event, Recording};
+pub use watch::LoopWatch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -177,6 +179,11 @@ impl RealDisk {
     /// Serves the first `served` of each `of` operations of a kind; the others hang.
     pub fn share(&self, op: Op, served: u64, of: u64) {
         self.platter.conduct(|conduct| conduct.share(op, served, of));
+    }
+
+    /// The next ones of a kind hang, so many; later ones do not.
+    pub fn hang_next(&self, op: Op, count: u64) {
+        self.platter.conduct(|conduct| conduct.hang_next(op, count));
     }
 
     /// Makes chosen operations fail.

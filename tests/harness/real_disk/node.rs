@@ -30,9 +30,14 @@ impl RealSick {
     ) -> RealSick {
         let disk = RealDisk::make(kind, kind.enough());
         disk.inside(prepare);
+        RealSick::start_on(disk, workers, args)
+    }
+
+    /// Starts it on a disk that there is.
+    pub fn start_on(disk: RealDisk, workers: &'static str, args: &[&str]) -> RealSick {
         let setup = Setup::new().devices(4).workers(workers).mount(&disk.mount_at("{dir}/dev1"));
         let setup = args.iter().fold(setup, |setup, arg| setup.arg(arg));
-        RealSick { node: setup.start(), disk, workers, kind }
+        RealSick { node: setup.start(), kind: disk.kind(), disk, workers }
     }
 
     /// The disk's folder as this process reaches it.

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
@@ -41,6 +41,11 @@ impl DocrootWatch {
         DocrootWatch { changed }
     }
 
+    /// True when something has changed since [`DocrootWatch::take`].
+    pub fn is_hinted(&self) -> bool {
+        self.changed.load(Acquire)
+    }
+
     /// True when something has changed since the last call.
     pub fn take(&self) -> bool {
         self.changed.swap(false, AcqRel)
@@ -56,7 +61,7 @@ impl<W: Fn()> Hint<W> {
     /// False when nobody wants to know any more.
     fn give(&self) -> bool {
         let Some(changed) = self.changed.upgrade() else { return false };
-        changed.store(true, std::sync::atomic::Ordering::Release);
+        changed.store(true, Release);
         (self.wake)();
         true
     }

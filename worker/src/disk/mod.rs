@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`path`] | paths that have been checked |
+//! | [`docroot`] | devices by name |
 //! | [`device`] | one device as this process sees it: its directory, what can be done there |
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`] | who may wait for a disk: a type |
@@ -19,6 +20,7 @@
 pub mod busy;
 pub mod commit;
 pub mod device;
+pub mod docroot;
 pub mod docroot_watch;
 pub mod errands;
 pub mod harmless;

@@ -62,6 +62,8 @@ mod kill_storm;
 mod large_transfers;
 /// What workers and connections cost.
 mod memory;
+/// 3.1 and 4: what a device is mounted from.
+mod mounts;
 /// nginx in front of the node.
 mod nginx;
 /// Files that workers keep open.

@@ -2,14 +2,13 @@
 //! scoreboard, and the directory descriptors, which are opened anew while in use and let go soon
 //! after, so that a device can be unmounted and another disk mounted in its place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::conn::{Conn, State};
-use crate::control::Up;
 use crate::disk::busy::{self, Number};
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::harmless;
@@ -23,8 +22,6 @@ use crate::spec::{DeviceKey, SiteId, WorkerId};
 
 /// How often the devices are gone through for those whose usage is to be looked at.
 const LOOK_ROUND_MS: u64 = 500;
-/// How often docroots are listed.
-const LIST_MS: u64 = 2000;
 /// A disk's own counters are looked at while something has taken so long.
 const LOOK_AT_DISK: Duration = Duration::from_millis(200);
 /// Looks further apart than this do not belong together.
@@ -56,35 +53,6 @@ impl Worker {
             } else if !busy {
                 self.let_dirs_go(key);
             }
-        }
-    }
-
-    /// Has a thread list each docroot of this worker. The master, which may not wait, hears of it.
-    fn list_docroots(&mut self) {
-        let due = self.listed == 0 || self.now.saturating_sub(self.listed) >= LIST_MS;
-        if !due || self.drain.is_some() {
-            return;
-        }
-        self.listed = self.now.max(1);
-        for site in 0..self.sites.len() as u8 {
-            let key = DeviceKey { site: SiteId(site), devid: 0 };
-            let owned = self.board.device(key).is_some_and(|slot| slot.owner() == self.id);
-            let device = self.device(key);
-            if owned && self.is_listed(key) && !device.looking.swap(true, Relaxed) {
-                self.in_background(&device, Op::List);
-            }
-        }
-    }
-
-    /// Tells the master of a docroot's devices, if that is news.
-    pub(crate) fn tell_devices(&mut self, site: SiteId, devids: BTreeSet<u32>) {
-        if self.told.get(&site) == Some(&devids) {
-            return;
-        }
-        let message = Up::Devices { site: site.0, devids: devids.clone() };
-        match self.control.send(&message, None) {
-            Ok(()) => drop(self.told.insert(site, devids)),
-            Err(e) => log::debug!("control channel: {e}"), // Told with the next look.
         }
     }
 

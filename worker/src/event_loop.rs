@@ -24,6 +24,7 @@ use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
 use crate::disk::device::Device;
+use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
@@ -73,6 +74,7 @@ pub(crate) struct Worker {
     /// When docroots were last listed, and what was found.
     pub(crate) listed: u64,
     pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
+    pub(crate) docroots: HashMap<SiteId, DocrootWatch>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
@@ -167,6 +169,7 @@ impl Worker {
             pools: HashMap::new(),
             listed: 0,
             told: HashMap::new(),
+            docroots: HashMap::new(),
             urgent: false,
             lives: Lives::default(),
             used: HashMap::new(),
@@ -271,7 +274,7 @@ impl Worker {
 
     fn dispatch(&mut self, event: &Event) {
         match event.token().0 {
-            WAKER => {}
+            WAKER => self.heed_hints(),
             CONTROL => self.take_messages(),
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),

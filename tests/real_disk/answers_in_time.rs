@@ -278,7 +278,7 @@ fn sizes(node: &Node) -> Sizes {
     until("the connections to be gone", || total(node, "connections") == 0);
     let workers = node.workers();
     let sum = |of: fn(nix::unistd::Pid) -> usize| workers.iter().map(|pid| of(*pid)).sum();
-    until("idle disk threads to go", || workers.iter().all(|pid| process::disk_threads(*pid) <= 4));
+    until("idle disk threads to go", || workers.iter().all(|pid| process::disk_threads(*pid) <= 5));
     Sizes {
         threads: sum(process::disk_threads),
         descriptors: sum(process::descriptors),

@@ -24,7 +24,7 @@ const UNKNOWN: Tree = Tree { fids: 1000..1600, size: SIZE };
 const FOLDER: u64 = 2000;
 /// What of a large PUT has been sent before, and what is announced.
 const FIRST: usize = 1 << 20;
-const LARGE: usize = 24 << 20;
+const LARGE: usize = 12 << 20;
 
 /// What a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,7 @@ struct Waiting {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn everybody_has_an_answer_while_a_block_device_hangs() {
     let fill = |device: &Path| {
         KNOWN.write(device);
@@ -80,6 +81,7 @@ fn everybody_has_an_answer_while_a_block_device_hangs() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn everybody_has_an_answer_while_every_call_hangs() {
     in_each_mode(&ARGS, |sick| {
         settle(&sick.node);
@@ -278,7 +280,7 @@ fn sizes(node: &Node) -> Sizes {
     until("the connections to be gone", || total(node, "connections") == 0);
     let workers = node.workers();
     let sum = |of: fn(nix::unistd::Pid) -> usize| workers.iter().map(|pid| of(*pid)).sum();
-    until("idle disk threads to go", || workers.iter().all(|pid| process::disk_threads(*pid) <= 4));
+    until("idle disk threads to go", || workers.iter().all(|pid| process::disk_threads(*pid) <= 5));
     Sizes {
         threads: sum(process::disk_threads),
         descriptors: sum(process::descriptors),

@@ -22,11 +22,13 @@ const GET: &str = "GET /dev1/kept HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n
 const PUT: &str = "PUT /dev1/new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;";
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn eight_on_an_unwanted_body_harm_nobody() {
     in_each_mode(|node, workers| flood(node, workers, GET));
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn eight_on_a_put_harm_nobody() {
     in_each_mode(|node, workers| flood(node, workers, PUT));
 }

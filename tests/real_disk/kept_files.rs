@@ -117,8 +117,9 @@ fn delete(kind: FsKind, workers: &'static str) {
         HOT.write(device);
         COLD.write(device);
     };
-    // All of the device's disk threads will be stuck.
-    let sick = RealSick::start(kind, workers, &["--stall-timeout=60"], fill);
+    // Half of the device's disk threads will be stuck.
+    let args = ["--stall-timeout=60", "--aio-threads=20"];
+    let sick = RealSick::start(kind, workers, &args, fill);
     settle(&sick.node);
     let (hot, mut client) = (HOT.paths(1), neighbours::client(&sick.node));
     let mut turn = || hot.iter().for_each(|path| drop(client.get(path).expect(200)));

@@ -21,11 +21,13 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_secs(4);
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_silent_docroot_keeps_no_master() {
     hang_and_quit(Signal::SIGQUIT);
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_silent_docroot_keeps_nobody_from_ending_it() {
     hang_and_quit(Signal::SIGTERM);
 }

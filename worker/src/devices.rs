@@ -18,7 +18,7 @@ use crate::event_loop::Worker;
 use crate::exchange::{Op, REFRESH, Released, Work};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
-use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::spec::{DeviceKey, WorkerId};
 
 /// How often the devices are gone through for those whose usage is to be looked at.
 const LOOK_ROUND_MS: u64 = 500;
@@ -330,7 +330,7 @@ mod tests {
     use crate::disk::device::Traits;
     use crate::disk::on_disk::{DiskFd, OnDisk};
     use crate::disk::path::DevPath;
-    use crate::spec::Service;
+    use crate::spec::{Service, SiteId};
 
     const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
 

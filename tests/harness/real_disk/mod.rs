@@ -32,6 +32,9 @@ use self::attach::Attached;
 use self::platter::Platter;
 use super::{shell, until};
 
+/// The size of a disk that is large enough, in MiB; what is not written takes no room.
+pub const ENOUGH: u64 = 2048;
+
 /// A filesystem that real nodes have on their disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FsKind {
@@ -67,14 +70,6 @@ impl FsKind {
             FsKind::Ext4 => "ext4",
             FsKind::Xfs => "xfs",
             FsKind::Btrfs => "btrfs",
-        }
-    }
-
-    /// The size of a disk that is large enough for it, in MiB; what is not written takes no room.
-    pub fn enough(self) -> u64 {
-        match self {
-            FsKind::Ext4 => 256,
-            FsKind::Xfs | FsKind::Btrfs => 512,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::{FsKind, RealDisk};
+use super::{ENOUGH, FsKind, RealDisk};
 use crate::harness::{MODES, Node, Setup, skipped};
 
 /// A node whose dev1 is such a disk, mounted in the node's own namespace; dev2 to dev4 are
@@ -28,7 +28,7 @@ impl RealSick {
         args: &[&str],
         prepare: impl FnOnce(&Path) + Send,
     ) -> RealSick {
-        let disk = RealDisk::make(kind, kind.enough());
+        let disk = RealDisk::make(kind, ENOUGH);
         disk.inside(prepare);
         RealSick::start_on(disk, workers, args)
     }

@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
 use crate::disk::docroot;
+use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
@@ -200,6 +201,8 @@ pub struct Context {
     pub completions: Completions,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
     pub epoll: OwnedFd,
+    /// Changes of docroots' names, if this worker has docroots.
+    pub docroots: OnceLock<DocrootWatch>,
 }
 
 /// An operation with all it needs, as it waits in a device's queue.
@@ -395,7 +398,7 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
-            Op::List => return Turned::Over(self.list_docroot()),
+            Op::List => return Turned::Over(self.list_docroot(on)),
             Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
                     usage::look(on, &self.device, slot, write);
@@ -449,7 +452,11 @@ impl Work {
 }
 
 impl Work {
-    fn list_docroot(&self) -> Outcome {
+    fn list_docroot(&self, on: &OnDisk) -> Outcome {
+        // First: what is made after the listing is told of.
+        if let Some(watch) = self.context.docroots.get() {
+            watch.add(on, self.device.path());
+        }
         let found = docroot::devices(self.device.path());
         let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
         self.device.note_trouble(trouble.as_deref());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use mio::event::Source;
@@ -10,8 +11,9 @@ use mio::{Interest, Token};
 
 use crate::control::Up;
 use crate::disk::docroot_watch::DocrootWatch;
+use crate::disk::errands;
 use crate::event_loop::{DOCROOTS, Worker};
-use crate::exchange::Op;
+use crate::exchange::list_docroot;
 use crate::spec::{DeviceKey, SiteId};
 
 /// How often docroots are listed, whether or not something is known to have changed.
@@ -38,7 +40,9 @@ impl Worker {
                 continue;
             }
             self.watch_docroots();
-            self.in_background(&device, Op::List);
+            // Not in a disk thread, which would stay for longer than until the next time.
+            let context = Arc::clone(&self.context);
+            errands::run(move |on| list_docroot(on, &device, &context));
         }
     }
 

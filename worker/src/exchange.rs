@@ -55,8 +55,6 @@ pub enum Op {
     Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
-    /// Lists the docroot: which devices there are.
-    List,
     /// Looks how full the device is, and writes its usage file if asked to.
     Look {
         /// Not just the numbers in memory.
@@ -185,6 +183,22 @@ impl Outcome {
     fn leaves_nothing_to_do(&self) -> bool {
         matches!(self, Outcome::Answered(Answered { unsent, keep: true, leftover, has_read: false })
             if unsent.is_empty() && leftover.is_empty())
+    }
+}
+
+/// Lists a docroot, and tells the loop which devices there are.
+pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
+    // First: what is made after the listing is told of.
+    if let Some(watch) = context.docroots.get() {
+        watch.add(on, device.path());
+    }
+    let found = docroot::devices(device.path());
+    let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
+    device.note_trouble(trouble.as_deref());
+    device.looking.store(false, Relaxed);
+    if let Ok(devids) = found {
+        let outcome = Outcome::Listed(device.key.site, devids);
+        context.completions.push(Done { key: None, outcome }, None);
     }
 }
 
@@ -398,7 +412,6 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
-            Op::List => return Turned::Over(self.list_docroot(on)),
             Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
                     usage::look(on, &self.device, slot, write);
@@ -439,9 +452,7 @@ impl Work {
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
-            Op::Refresh | Op::List | Op::Look { .. } | Op::Release(_) => {
-                Turned::Over(Outcome::Finished)
-            }
+            Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
         };
         progress.serve(0);
         if turn.muted.get() {
@@ -452,18 +463,6 @@ impl Work {
 }
 
 impl Work {
-    fn list_docroot(&self, on: &OnDisk) -> Outcome {
-        // First: what is made after the listing is told of.
-        if let Some(watch) = self.context.docroots.get() {
-            watch.add(on, self.device.path());
-        }
-        let found = docroot::devices(self.device.path());
-        let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
-        self.device.note_trouble(trouble.as_deref());
-        self.device.looking.store(false, Relaxed);
-        found.map_or(Outcome::Finished, |devids| Outcome::Listed(self.device.key.site, devids))
-    }
-
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
         if let Some(slot) = self.context.board.device(self.device.key)

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use slab::Slab;
@@ -55,6 +56,8 @@ pub(crate) const FIRST_CONN: usize = 4096;
 
 /// Read buffer of the loop; connections borrow it one at a time.
 const READ_BUFFER: usize = 16 * 1024;
+/// Descriptors that there is room for from the start; the kernel takes 8 bytes for each.
+const MOST_ROOM: u64 = 16 * 1024;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -129,6 +132,18 @@ pub(crate) struct Worker {
     pub(crate) next_reading: u64,
 }
 
+/// Grows the table of descriptors at once: once there are threads the kernel waits for all
+/// processors before it goes on with a larger one (`synchronize_rcu` below `expand_files`), in
+/// whichever thread opens the file that no longer fits.
+fn make_room_for_descriptors(most: u64) {
+    let last = most.min(MOST_ROOM).saturating_sub(1) as i32;
+    if let Ok(null) = io::pipe()
+        && let Err(e) = fcntl(&null.0, FcntlArg::F_DUPFD_CLOEXEC(last)).and_then(nix::unistd::close)
+    {
+        log::debug!("the table of descriptors stays small: {e}");
+    }
+}
+
 impl Worker {
     /// Sets up everything but the listeners.
     pub(crate) fn new(spec: WorkerSpec) -> io::Result<Worker> {
@@ -154,6 +169,7 @@ impl Worker {
         };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
+        make_room_for_descriptors(most);
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
         Ok(Worker {
             id: spec.id,

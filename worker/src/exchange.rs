@@ -430,6 +430,7 @@ impl Work {
             return Turned::Over(Outcome::Broken);
         };
         if loan.is_taken() {
+            progress.pass();
             return Turned::Over(Outcome::Finished);
         }
         progress.serve(Arc::as_ptr(loan).addr());

@@ -142,6 +142,8 @@ impl Put {
             if !self.invite(turn) {
                 return Turned::Over(Outcome::Broken);
             }
+        } else {
+            turn.progress.pass(); // It goes on with what the peer has sent.
         }
         if self.is_large() {
             turn.mute();

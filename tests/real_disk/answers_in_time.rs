@@ -109,7 +109,8 @@ fn hang_for_long(node: &Node, who: &str, hang: impl Fn(), mend: impl Fn()) {
     println!("{who}: asked within {asked:?}, all over after {:?}", begun.elapsed());
     let silent: Vec<_> = all.iter().filter(|one| !one.over).map(|one| one.wish).collect();
     let kinds = WISHES.map(|wish| (wish, silent.iter().filter(|s| **s == wish).count()));
-    assert!(silent.is_empty(), "{who}: {} have no answer: {kinds:?}", silent.len());
+    let device = &node.status()["devices"][0];
+    assert!(silent.is_empty(), "{who}: {} have no answer: {kinds:?}, {device}", silent.len());
     while begun.elapsed() < long(5, 60) {
         std::thread::sleep(Duration::from_millis(50)); // It hangs on.
         node.client().get("/dev1/usage").expect(503);

@@ -98,7 +98,7 @@ const COLD: Tree = Tree { fids: 5000..5000 + STUCK, size: 4096 };
 /// Longer than the device has to be found stalled.
 const TIME: Duration = Duration::from_secs(4);
 /// Of one turn, and of what else a node opens.
-const FEW: usize = 500;
+const FEW: usize = 300;
 
 #[test]
 fn stuck_deletes_leave_no_descriptors_of_other_files_behind() {

@@ -441,8 +441,10 @@ mod tests {
         let pool = Pool::new("test".into(), 9);
         thread::sleep(Duration::from_millis(60)); // The age that must not be lost.
         let mut held = Vec::new();
-        let firsts: [fn(&Progress); 3] =
-            [Progress::touch, Progress::pass, |progress| drop((progress.pass(), progress.touch()))];
+        let firsts: [fn(&Progress); 3] = [Progress::touch, Progress::pass, |progress| {
+            progress.pass();
+            progress.touch();
+        }];
         for first in firsts {
             let ((release, released), (tell, begun)) = (channel(), channel());
             pool.submit(Hung(released, tell, first), 9).ok().unwrap();

@@ -8,6 +8,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
+pub use scrub::Scrub;
+
+#[path = "cli/scrub.rs"]
+mod scrub;
+
 /// Shown below the options.
 const SIGNALS: &str = "Signals to the master:
   QUIT        finish every request in progress, then exit
@@ -168,7 +173,7 @@ struct Help {
     help: Option<bool>,
 }
 
-/// What is done about a node that runs already.
+/// What is done about a node that runs already, or about its files.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show a running node: workers, devices, requests and bytes per second
@@ -201,6 +206,20 @@ enum Command {
         #[command(flatten)]
         help: Help,
     },
+
+    /// Read every file of devices from the disk, and tell of those that are damaged or misplaced
+    ///
+    /// Reads at idle I/O priority, past the page cache, and gives way to whoever else uses the
+    /// disk. Changes nothing. Each finding is a line of JSON, the last line is a summary. Exit
+    /// status: 0 clean, 1 something was found, 2 wrong usage, 3 not all could be looked at,
+    /// 130 or 143 interrupted.
+    Scrub {
+        #[command(flatten)]
+        scrub: Scrub,
+
+        #[command(flatten)]
+        help: Help,
+    },
 }
 
 /// What the command line asks for.
@@ -217,6 +236,8 @@ pub enum Task {
     },
     /// Replace a running node's executable: its status socket or pid file.
     Upgrade(PathBuf),
+    /// Read all files of devices.
+    Scrub(Scrub),
     /// Print the effective settings.
     CheckConfig(Options),
     /// Serve.
@@ -233,6 +254,7 @@ impl Cli {
                 return Task::Status { json, follow, socket };
             }
             Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
+            Some(Command::Scrub { scrub, .. }) => return Task::Scrub(scrub),
             None => {}
         }
         let (quickstart, check) = (self.quickstart.take(), self.check_config);
@@ -405,8 +427,20 @@ mod tests {
         let shown = Task::Status { json: true, follow: false, socket: socket.clone() };
         assert_eq!(task("status --json /s"), shown);
         assert_eq!(task("upgrade /s"), Task::Upgrade(socket));
-        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s"] {
+        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s", "scrub"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn scrub_takes_its_rate_in_megabytes() {
+        let task = |line| parse(line).unwrap().task();
+        let Task::Scrub(scrub) = task("scrub --rate 1.5 /d/dev1 /d/dev2") else { panic!() };
+        assert_eq!(scrub.rate.unwrap().0, 1_500_000);
+        assert_eq!(scrub.devices.len(), 2);
+        for rate in ["0", "-1", "x", "nan", "inf"] {
+            let line = format!("scrub --rate={rate} /d/dev1");
+            assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
 

@@ -1,0 +1,114 @@
+//! Who else uses the disk: what it has transferred, less what this thread has asked for.
+//!
+//! The idle I/O class means something to some schedulers only (BFQ, mq-deadline); many disks have
+//! none. The numbers of /sys/dev/block and /proc do not wait for disks.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::fstat;
+use rmogstored_worker::disk::busy;
+
+use super::control::{Control, Halt};
+
+/// How long is worked between two looks while the disk is ours.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks while it is not.
+const STEP: Duration = Duration::from_millis(10);
+/// Looks without anybody else's work after which the disk is ours again.
+const QUIET_LOOKS: u32 = 3;
+/// Beside others, one part in so many of the time is ours.
+const SHARE: u32 = 50;
+/// The longest wait for a turn.
+const LONGEST: Duration = Duration::from_secs(2);
+/// What may be somebody's usage file or a journal's tick, and slows nobody down.
+const NOTHING: u64 = 8192;
+
+/// Watches one disk for one thread.
+pub struct Neighbours {
+    /// The disk's counters; `None`: no local disk.
+    counters: Option<PathBuf>,
+    last: Counters,
+    looked: Option<Instant>,
+    crowded: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    /// Bytes that the disk has transferred, for everybody.
+    all: u64,
+    /// Bytes that this thread has caused to be read.
+    own: u64,
+    /// Requests that the disk is at.
+    in_flight: u64,
+}
+
+impl Neighbours {
+    /// Of the disk that a device is on.
+    pub fn of(device: impl AsFd) -> Neighbours {
+        let number = fstat(device).ok().and_then(|facts| busy::disk_of(facts.st_dev).number);
+        let counters = number.map(|(major, minor)| format!("/sys/dev/block/{major}:{minor}/stat"));
+        let counters = counters.map(PathBuf::from).filter(|path| path.exists() && own().is_some());
+        Neighbours { counters, last: Counters::default(), looked: None, crowded: false }
+    }
+
+    /// Whether others are at work, as far as is known.
+    pub fn are_there(&self) -> bool {
+        self.crowded
+    }
+
+    /// Returns when it is this thread's turn. `took`: how long its last piece took.
+    pub fn give_way(&mut self, took: Duration, control: &Control) -> Result<(), Halt> {
+        let fresh = self.looked.is_some_and(|looked| looked.elapsed() < LOOK);
+        if self.counters.is_none() || (fresh && !self.crowded) {
+            return Ok(());
+        }
+        let work = self.others();
+        self.crowded = self.crowded || work > NOTHING;
+        if !self.crowded {
+            return Ok(());
+        }
+        let until = Instant::now() + (took * SHARE).clamp(STEP * QUIET_LOOKS, LONGEST);
+        let mut quiet = 0;
+        while Instant::now() < until {
+            control.check()?;
+            thread::sleep(STEP);
+            let idle = self.others() == 0 && self.last.in_flight == 0;
+            quiet = if idle { quiet + 1 } else { 0 };
+            if quiet >= QUIET_LOOKS {
+                self.crowded = false;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that others have transferred since the last look.
+    fn others(&mut self) -> u64 {
+        let before = self.last;
+        self.last = self.read().unwrap_or(before);
+        self.looked = Some(Instant::now());
+        if before.all == 0 {
+            return 0; // The first look.
+        }
+        (self.last.all - before.all.min(self.last.all)).saturating_sub(self.last.own - before.own)
+    }
+
+    /// Documentation/block/stat.rst: fields 3, 7 and 9 are sectors read, sectors written and
+    /// requests in flight.
+    fn read(&self) -> Option<Counters> {
+        let text = fs::read_to_string(self.counters.as_ref()?).ok()?;
+        let fields: Vec<u64> = text.split_whitespace().filter_map(|it| it.parse().ok()).collect();
+        let all = (fields.get(2)? + fields.get(6)?) * 512;
+        Some(Counters { all, own: own()?, in_flight: *fields.get(8)? })
+    }
+}
+
+/// proc_pid_io(5): what this thread has caused to be read, the file system's own blocks too.
+fn own() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/io").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.trim().parse().ok()
+}

@@ -68,6 +68,8 @@ mod packaging;
 mod privileges;
 /// `--quickstart`.
 mod quickstart;
+/// 5: what a real disk's misbehaviour costs: loops, other devices, clients.
+mod real_disk;
 /// A real directory tree.
 mod real_tree;
 /// One test for each bug that was found later.

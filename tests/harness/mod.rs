@@ -3,6 +3,7 @@
 mod client;
 mod daemon;
 mod mounts;
+pub mod real_disk;
 mod slowfs;
 mod wait;
 

@@ -53,7 +53,7 @@ const FOUND: u8 = 1;
 const USAGE: u8 = 2;
 const INCOMPLETE: u8 = 3;
 /// How often the state is saved, and the node asked.
-const SAVE: Duration = Duration::from_secs(1);
+const SAVE: Duration = Duration::from_millis(500);
 const ASK: Duration = Duration::from_secs(2);
 /// Between two looks whether anything is to be done.
 const LOOK: Duration = Duration::from_millis(100);
@@ -64,9 +64,8 @@ const GRACE: Duration = Duration::from_secs(3);
 pub fn run(order: Scrub) -> ExitCode {
     let (stop, begun) = (Stop::default(), Instant::now());
     let prepared = targets(&order).map_err(|e| (USAGE, e)).and_then(|targets| {
-        let scrub = Run::prepare(&order, targets, &stop).map_err(|e| (INCOMPLETE, e))?;
         watch_signals(&stop).map_err(|e| (INCOMPLETE, e.to_string()))?;
-        Ok(scrub)
+        Run::prepare(&order, targets, &stop).map_err(|e| (INCOMPLETE, e))
     });
     match prepared {
         Ok(scrub) => scrub.run(begun).into(),

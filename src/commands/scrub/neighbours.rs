@@ -21,9 +21,10 @@ const STEP: Duration = Duration::from_millis(10);
 /// Looks without anybody else's work after which the disk is ours again.
 const QUIET_LOOKS: u32 = 3;
 /// Beside others, one part in so many of the time is ours.
-const SHARE: u32 = 50;
-/// The longest wait for a turn.
+const SHARE: u32 = 40;
+/// The longest wait for a turn, and the shortest: small files have one turn together.
 const LONGEST: Duration = Duration::from_secs(2);
+const SHORTEST: Duration = Duration::from_millis(30);
 /// What may be somebody's usage file or a journal's tick, and slows nobody down.
 const NOTHING: u64 = 8192;
 
@@ -34,6 +35,8 @@ pub struct Neighbours {
     last: Counters,
     looked: Option<Instant>,
     crowded: bool,
+    /// What is still to be waited for what was taken.
+    owed: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,7 +55,8 @@ impl Neighbours {
         let number = fstat(device).ok().and_then(|facts| busy::disk_of(facts.st_dev).number);
         let counters = number.map(|(major, minor)| format!("/sys/dev/block/{major}:{minor}/stat"));
         let counters = counters.map(PathBuf::from).filter(|path| path.exists() && own().is_some());
-        Neighbours { counters, last: Counters::default(), looked: None, crowded: false }
+        let (last, owed) = (Counters::default(), Duration::ZERO);
+        Neighbours { counters, last, looked: None, crowded: false, owed }
     }
 
     /// Whether others are at work, as far as is known.
@@ -62,16 +66,26 @@ impl Neighbours {
 
     /// Returns when it is this thread's turn. `took`: how long its last piece took.
     pub fn give_way(&mut self, took: Duration, control: &Control) -> Result<(), Halt> {
-        let fresh = self.looked.is_some_and(|looked| looked.elapsed() < LOOK);
-        if self.counters.is_none() || (fresh && !self.crowded) {
+        if self.counters.is_none() {
             return Ok(());
         }
-        let work = self.others();
-        self.crowded = self.crowded || work > NOTHING;
-        if !self.crowded {
+        self.owed += took * SHARE;
+        if self.crowded {
+            return if self.owed < SHORTEST { Ok(()) } else { self.wait(control) };
+        }
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return Ok(());
         }
-        let until = Instant::now() + (took * SHARE).clamp(STEP * QUIET_LOOKS, LONGEST);
+        self.owed = Duration::ZERO;
+        self.crowded = self.others() > NOTHING;
+        if self.crowded { self.wait(control) } else { Ok(()) }
+    }
+
+    /// Until the disk is quiet, or as long as is owed.
+    fn wait(&mut self, control: &Control) -> Result<(), Halt> {
+        let until = Instant::now() + self.owed.clamp(SHORTEST, LONGEST);
+        self.owed = Duration::ZERO;
+        self.others(); // What was ours may be counted late; what follows is theirs.
         let mut quiet = 0;
         while Instant::now() < until {
             control.check()?;

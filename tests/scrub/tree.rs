@@ -194,7 +194,8 @@ fn finds_exactly_what_is_wrong_however_often_it_is_killed() {
 fn killed_and_resumed(tree: &Tree, whole: &Told) {
     let state = tree.device().with_file_name("state");
     let out = tree.device().with_file_name("out");
-    let words = ["--since-state", state.to_str().unwrap(), tree.name()];
+    // So slow that a pass takes several lives.
+    let words = ["--rate=100", "--since-state", state.to_str().unwrap(), tree.name()];
     let mut chance = Chance::new(Chance::seed());
     let (mut kills, mut passes, mut here) = (0, 0, 0);
     while kills < KILLS || here > 0 {

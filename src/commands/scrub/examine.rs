@@ -19,6 +19,8 @@ use super::place::{self, Folder, Name};
 use super::read::{ALIGNMENT, BadPlace, Reader, Source};
 use super::walk::{DEEPEST, Entry, Walk};
 
+/// What direct reads come in multiples of, at least.
+const SECTOR: u64 = 512;
 /// How often a file is looked at that changes meanwhile.
 const ATTEMPTS: u32 = 3;
 
@@ -255,7 +257,9 @@ impl Examination<'_> {
             };
             self.pace.spent(length.max(ALIGNMENT));
             offset += length as u64;
-            if length < want {
+            // Fewer bytes: the file ends there, at a place where none but its end can be; or the
+            // kernel gave what is before a bad place, and the next read fails.
+            if length == 0 || !offset.is_multiple_of(SECTOR) {
                 break;
             }
         }

@@ -38,7 +38,7 @@ pub struct Source {
 /// Where a read failed.
 #[derive(Debug)]
 pub struct BadPlace {
-    /// The first byte that cannot be read, rounded down to 4096.
+    /// The first byte that cannot be read, to within 4096 bytes.
     pub offset: u64,
     /// What the kernel says.
     pub error: io::Error,
@@ -74,8 +74,8 @@ impl Reader {
         Ok(source)
     }
 
-    /// Reads up to `want` bytes, a multiple of [`ALIGNMENT`], at an offset that is one too. Fewer
-    /// came: the file ends there. A piece that fails is read once more in small steps.
+    /// Reads up to `want` bytes, a multiple of [`ALIGNMENT`]. Fewer came: the file ends there, or
+    /// what follows is bad, which the next read tells. A piece that fails is read once more in small steps.
     pub fn read(
         &mut self,
         source: &mut Source,

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
 pub use scrub::Scrub;
@@ -42,8 +42,8 @@ pub struct Cli {
     command: Option<Command>,
 
     /// Detach from the terminal; returns once the node serves
-    #[arg(short, long)]
-    daemonize: bool,
+    #[arg(short, long, action = ArgAction::Count)]
+    daemonize: u8,
 
     /// Configuration file; several need --multi
     #[arg(short, long, value_name = "FILE")]
@@ -63,88 +63,88 @@ pub struct Cli {
 
     /// Folder that holds dev1, dev2 ... [default: /var/mogdata]
     #[arg(long, value_name = "DIR")]
-    docroot: Option<String>,
+    docroot: Vec<String>,
 
     /// Connections that one worker holds at most [default: 10000]
     #[arg(long, value_name = "N")]
-    maxconns: Option<String>,
+    maxconns: Vec<String>,
 
     /// Where the master's process id is written
     #[arg(long, value_name = "FILE")]
-    pidfile: Option<String>,
+    pidfile: Vec<String>,
 
     /// `none`: sidechannel only
     #[arg(long, value_name = "perlbal|none")]
-    server: Option<String>,
+    server: Vec<String>,
 
     /// Accepted for compatibility, no effect
-    #[arg(short, long)]
-    skipconfig: bool,
+    #[arg(short, long, action = ArgAction::Count)]
+    skipconfig: u8,
 
     /// How many workers: one per device, one per CPU, or a number [default: device]
     #[arg(long, value_name = "device|cpu|N")]
-    workers: Option<String>,
+    workers: Vec<String>,
 
     /// The compatible spelling of --workers=N
     #[arg(short = 'W', long, value_name = "N")]
-    worker_processes: Option<String>,
+    worker_processes: Vec<String>,
 
     /// Each --config describes a docroot of its own
-    #[arg(long)]
-    multi: bool,
+    #[arg(long, action = ArgAction::Count)]
+    multi: u8,
 
     /// From a request's first byte to its whole head [default: 60]
     #[arg(long, value_name = "TIME")]
-    header_timeout: Option<String>,
+    header_timeout: Vec<String>,
 
     /// Between two reads of a PUT body, or two writes of an answer [default: 60]
     #[arg(long, value_name = "TIME")]
-    body_timeout: Option<String>,
+    body_timeout: Vec<String>,
 
     /// Between requests; 0: never [default: 0]
     #[arg(long, value_name = "TIME")]
-    idle_timeout: Option<String>,
+    idle_timeout: Vec<String>,
 
     /// Age of a disk operation from which its device counts as stalled [default: 5]
     #[arg(long, value_name = "TIME")]
-    stall_timeout: Option<String>,
+    stall_timeout: Vec<String>,
 
     /// How long a graceful quit waits for requests in progress; 0: no bound [default: 3600, ample
     /// for the largest file on a slow link, while a dead disk cannot hold up a quit for good]
     #[arg(long, value_name = "TIME")]
-    drain_timeout: Option<String>,
+    drain_timeout: Vec<String>,
 
     /// Disk operations that may wait for one device before 503 is answered [default: 1024]
     #[arg(long, value_name = "N")]
-    max_queue: Option<String>,
+    max_queue: Vec<String>,
 
     /// Disk threads per device, 1 to 100 [default: 10]
     #[arg(long, value_name = "N")]
-    aio_threads: Option<String>,
+    aio_threads: Vec<String>,
 
     /// Whom workers run as; needs a master run by root, which binds and opens and stays root
     #[arg(long, value_name = "NAME")]
-    user: Option<String>,
+    user: Vec<String>,
 
     /// The main group of that user's workers [default: the user's own]
     #[arg(long, value_name = "NAME")]
-    group: Option<String>,
+    group: Vec<String>,
 
     /// How long a successor (SIGUSR2) may take to be ready before it is given up [default: 60]
     #[arg(long, value_name = "TIME")]
-    upgrade_timeout: Option<String>,
+    upgrade_timeout: Vec<String>,
 
     /// Open descriptor that gets a JSON line for each event
     #[arg(long, value_name = "FD")]
-    status_fd: Option<String>,
+    status_fd: Vec<String>,
 
     /// Unix socket that gives the node's status to whoever connects
     #[arg(long, value_name = "PATH")]
-    status_socket: Option<String>,
+    status_socket: Vec<String>,
 
     /// Check everything, print the effective settings as a configuration file, and exit
-    #[arg(long)]
-    check_config: bool,
+    #[arg(long, action = ArgAction::Count)]
+    check_config: u8,
 
     /// Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on
     /// 127.0.0.1:7500 and 7501, and print curl lines to paste
@@ -153,9 +153,11 @@ pub struct Cli {
         value_name = "DIR",
         num_args = 0..=1,
         require_equals = true,
+        default_missing_value = "",
+        value_hint = ValueHint::AnyPath,
         conflicts_with_all = ["config", "docroot", "multi", "daemonize", "check_config", "server"]
     )]
-    quickstart: Option<Option<PathBuf>>,
+    quickstart: Vec<String>,
 
     /// Print the version
     #[arg(short = 'V', long, action = ArgAction::Version)]
@@ -179,12 +181,12 @@ enum Command {
     /// Show a running node: workers, devices, requests and bytes per second
     Status {
         /// Print the node's JSON document instead of a table
-        #[arg(long)]
-        json: bool,
+        #[arg(long, action = ArgAction::Count)]
+        json: u8,
 
         /// Show it again every second, until Ctrl-C
-        #[arg(long)]
-        follow: bool,
+        #[arg(long, action = ArgAction::Count)]
+        follow: u8,
 
         /// The node's --status-socket
         socket: PathBuf,
@@ -251,13 +253,16 @@ impl Cli {
     pub fn task(mut self) -> Task {
         match self.command.take() {
             Some(Command::Status { json, follow, socket, .. }) => {
-                return Task::Status { json, follow, socket };
+                return Task::Status { json: json > 0, follow: follow > 0, socket };
             }
             Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
             Some(Command::Scrub { scrub, .. }) => return Task::Scrub(scrub),
             None => {}
         }
-        let (quickstart, check) = (self.quickstart.take(), self.check_config);
+        let quickstart = self.quickstart.last().map(|folder| {
+            Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty())
+        });
+        let check = self.check_config > 0;
         let options = self.options(env::var_os("PATH"));
         match quickstart {
             Some(folder) => Task::Quickstart(folder, options),
@@ -267,8 +272,9 @@ impl Cli {
     }
 
     fn options(self, search_path: Option<OsString>) -> Options {
-        let single = [
-            (Key::Daemonize, self.daemonize.then(String::new)),
+        let repeated = self.repeated();
+        let settings = [
+            (Key::Daemonize, vec![String::new(); self.daemonize.into()]),
             (Key::Docroot, self.docroot),
             (Key::Maxconns, self.maxconns),
             (Key::Pidfile, self.pidfile),
@@ -287,16 +293,28 @@ impl Cli {
             (Key::UpgradeTimeout, self.upgrade_timeout),
             (Key::StatusFd, self.status_fd),
             (Key::StatusSocket, self.status_socket),
+            (Key::Httplisten, self.httplisten),
+            (Key::Mgmtlisten, self.mgmtlisten),
         ];
-        let single = single.into_iter().filter_map(|(key, value)| Some((key, value?)));
-        let http = self.httplisten.into_iter().map(|value| (Key::Httplisten, value));
-        let mgmt = self.mgmtlisten.into_iter().map(|value| (Key::Mgmtlisten, value));
+        let each = |(key, values): (Key, Vec<String>)| values.into_iter().map(move |v| (key, v));
         Options {
             files: self.config,
-            multi: self.multi,
-            entries: single.chain(http).chain(mgmt).map(entry).collect(),
+            multi: self.multi > 0,
+            entries: settings.into_iter().flat_map(each).map(entry).collect(),
+            repeated,
             search_path,
         }
+    }
+
+    /// Options without a key that were given more than once.
+    fn repeated(&self) -> Vec<String> {
+        let given = [
+            ("check-config", self.check_config.into()),
+            ("multi", self.multi.into()),
+            ("quickstart", self.quickstart.len()),
+            ("skipconfig", self.skipconfig.into()),
+        ];
+        given.into_iter().filter(|(_, times)| *times > 1).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
@@ -378,9 +396,22 @@ mod tests {
 
     #[test]
     fn unknown_options_and_missing_values_are_usage_errors() {
-        for line in ["--nonsense", "--docroot", "-W", "stray", "--maxconns=1 --maxconns=2"] {
+        for line in ["--nonsense", "--docroot", "-W", "stray"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+    }
+
+    #[test]
+    fn an_option_may_be_given_again() {
+        assert_eq!(pairs("--maxconns=1 --maxconns=2").len(), 2, "the last one counts: `load`");
+        assert_eq!(pairs("-d -d"), [(Key::Daemonize, ""); 2].map(|(k, v)| (k, v.to_owned())));
+        assert_eq!(options("-ss --multi --multi").repeated, ["multi", "skipconfig"]);
+        let Task::Quickstart(folder, _) = parse("--quickstart=/a --quickstart").unwrap().task()
+        else {
+            panic!("no quickstart")
+        };
+        assert_eq!(folder, None);
+        assert!(parse("status --json --json /s").is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::logging;
 
+const NULL: &str = "/dev/null";
 const SERVES: u8 = b'R';
 
 /// The daemon's way to the waiting command: one byte tells that it serves, the end of the pipe
@@ -24,9 +25,10 @@ static WAITING: Mutex<Option<PipeWriter>> = Mutex::new(None);
 /// Returns in the daemon only: a session of its own without a terminal, in `/`, with standard
 /// error going through the waiting command. Called while there is one thread.
 pub fn detach() -> io::Result<()> {
-    let (errors, stderr) = pipe()?;
-    let (decision, ready) = pipe()?;
-    if let Some(child) = rmogstored_master::fork()? {
+    let null = null()?;
+    let (errors, stderr) = pipe().map_err(named("pipe"))?;
+    let (decision, ready) = pipe().map_err(named("pipe"))?;
+    if let Some(child) = rmogstored_master::fork().map_err(named("fork"))? {
         drop((stderr, ready));
         waitpid(child, None)?;
         let serves = relay(errors, decision, &mut io::stderr())?;
@@ -35,11 +37,10 @@ pub fn detach() -> io::Result<()> {
     drop((errors, decision));
     setsid()?;
     // A session leader could get a terminal by opening one; its child cannot.
-    if rmogstored_master::fork()?.is_some() {
+    if rmogstored_master::fork().map_err(named("fork"))?.is_some() {
         process::exit(0);
     }
     chdir("/")?;
-    let null = null()?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&stderr)?;
@@ -69,7 +70,12 @@ fn waiting() -> MutexGuard<'static, Option<PipeWriter>> {
 }
 
 fn null() -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open("/dev/null")
+    OpenOptions::new().read(true).write(true).open(NULL).map_err(named(NULL))
+}
+
+/// The error, with what it is about.
+fn named(what: &str) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("{what}: {e}"))
 }
 
 /// Passes on what the daemon says until its decision is known: true if it serves.

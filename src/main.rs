@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Task};
+use rmogstored_master::clean_start;
 use rmogstored_master::config::{self, Config, Options, Problem};
 use rmogstored_master::invocation::Invocation;
 use rmogstored_master::{Hooks, Listening, MasterError, OnReady, successor};
@@ -31,7 +32,11 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let invocation = Invocation::capture();
     successor::begin();
-    match Cli::parse().task() {
+    let task = Cli::parse().task();
+    if !matches!(task, Task::Status { .. } | Task::Upgrade(_)) {
+        clean_start::begin();
+    }
+    match task {
         Task::Status { json, follow, socket } => commands::status::run(&socket, json, follow),
         Task::Upgrade(node) => commands::upgrade::run(&node),
         Task::Scrub(scrub) => commands::scrub::run(scrub),
@@ -45,7 +50,10 @@ fn check_config(options: &Options) -> ExitCode {
     let Some(config) = load(options) else { return FAILED.into() };
     match io::stdout().write_all(config.to_string().as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => FAILED.into(),
+        Err(e) => {
+            show(&Problem::error(format!("standard output: {e}"), None));
+            FAILED.into()
+        }
     }
 }
 
@@ -67,6 +75,11 @@ fn try_out(folder: Option<PathBuf>, mut options: Options, invocation: Invocation
 
 fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) -> ExitCode {
     let Some(config) = load(&options) else { return FAILED.into() };
+    clean_start::close_strangers(config.status_fd);
+    if let Some(mask) = clean_start::umask_against_owner() {
+        let text = format!("umask {mask:03o} takes rights from the node's own user");
+        show(&Problem::warning(text, None));
+    }
     if wants_daemon(&config)
         && let Err(e) = daemonize::detach()
     {

@@ -26,10 +26,13 @@ const DEVICES: [&str; 2] = ["dev1", "dev2"];
 pub fn prepare(folder: Option<PathBuf>, options: &mut Options) -> io::Result<PathBuf> {
     let folder = match folder {
         Some(folder) => folder,
-        None => mkdtemp(&env::temp_dir().join("rmogstored-XXXXXX"))?,
+        None => {
+            let place = env::temp_dir();
+            mkdtemp(&place.join("rmogstored-XXXXXX")).map_err(|e| about(&place, &e.into()))?
+        }
     };
-    for device in DEVICES {
-        fs::create_dir_all(folder.join(device))?;
+    for folder in DEVICES.map(|device| folder.join(device)) {
+        fs::create_dir_all(&folder).map_err(|e| about(&folder, &e))?;
     }
     let docroot = folder.clone().into_os_string().into_string();
     let docroot = docroot.map_err(|_| io::Error::other("the folder's name is not UTF-8"))?;
@@ -41,6 +44,10 @@ pub fn prepare(folder: Option<PathBuf>, options: &mut Options) -> io::Result<Pat
         }
     }
     Ok(folder)
+}
+
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Takes back a temporary folder that nothing was served from; what is not empty stays.

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
-use crate::harness::{Client, Node, Setup, until};
+use crate::harness::{Client, Node, Setup, fid_path, until};
 use crate::load::{process, total, worker_numbers};
 
 const CONNECTIONS: usize = 200;
@@ -85,13 +85,13 @@ fn few_connections_gather_at_as_many_workers_as_there_are_processors() {
 /// A worker that has no directory of a device gets it with the first request, not a second later.
 #[test]
 fn first_reads_of_a_device_bring_few_connections_to_its_worker() {
-    let node = Setup::new().workers("2").start();
-    node.store("/dev1/hot", "hot");
+    let (node, hot) = (Setup::new().workers("2").start(), fid_path(1, 1));
+    node.store(&hot, "hot");
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| node.client()).collect();
     clients.iter_mut().for_each(Client::stays_open);
     let before = total(&node, "handed_over");
     for client in &mut clients {
-        assert_eq!(client.get("/dev1/hot").body, b"hot");
+        assert_eq!(client.get(&hot).body, b"hot");
     }
     let moved = total(&node, "handed_over") - before;
     assert!(moved < 20, "{moved} of {CONNECTIONS} connections were moved");

@@ -16,6 +16,8 @@ mod balance;
 mod chain;
 /// 2.4: chunked bodies, cut anywhere.
 mod chunked;
+/// What a parent leaves to the node without meaning to.
+mod clean_start;
 /// 6: options, files, refusals, the pid file.
 mod config;
 /// The shipped sample of a configuration file.
@@ -36,6 +38,8 @@ mod handover;
 mod heal;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
+/// 2.3 to 2.5: If-Match and its kin.
+mod http_conditions;
 /// 2.5: DELETE and MKCOL.
 mod http_delete;
 /// 2.3: GET and HEAD.
@@ -58,6 +62,8 @@ mod kill_storm;
 mod large_transfers;
 /// What workers and connections cost.
 mod memory;
+/// 3.1 and 4: what a device is mounted from.
+mod mounts;
 /// nginx in front of the node.
 mod nginx;
 /// Files that workers keep open.
@@ -98,3 +104,5 @@ mod upgrade;
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// What an operator reads when something is wrong.
+mod words;

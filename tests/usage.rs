@@ -189,6 +189,25 @@ fn devices_that_come_and_go_are_noticed() {
 }
 
 #[test]
+fn a_folder_made_after_the_start_shows_at_once() {
+    for workers in ["device", "2"] {
+        let node = Setup::new().workers(workers).start();
+        // By the clock alone each would take two seconds, less what the one before it took to
+        // start: what is made next is made just after a look.
+        let fastest = (3..=10).map(|device| {
+            let begun = Instant::now();
+            fs::create_dir(node.file(&format!("/dev{device}"))).unwrap();
+            let path = format!("/dev{device}/usage");
+            until("its usage", || status_on_a_new_connection(&node, &path) == Some(200));
+            begun.elapsed()
+        });
+        let fastest = fastest.min().unwrap();
+        println!("{workers}: {fastest:?}");
+        assert!(fastest < Duration::from_secs(1), "{fastest:?}, {workers}");
+    }
+}
+
+#[test]
 fn without_a_sidechannel_there_is_no_usage_unless_there_is_a_file() {
     let node = Setup::bare()
         .env("MOG_DISK_USAGE_INTERVAL", "1")

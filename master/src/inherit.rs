@@ -6,17 +6,20 @@ use std::env;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use rmogstored_worker::sys::socket::adopt_inherited;
 
+use crate::clean_start::{self, FIRST};
 use crate::sys;
 
 /// The variable that names inherited descriptors, known to cmogstored as well.
 pub const VARIABLE: &str = "CMOGSTORED_FD";
-/// Where systemd's descriptors begin: sd_listen_fds(3).
-const SYSTEMD_FIRST: RawFd = 3;
+/// Far more than anybody announces: a larger count is none.
+const MOST_DESCRIPTORS: RawFd = 1 << 16;
 
 /// An inherited socket and the address it is bound to.
 #[derive(Debug)]
@@ -60,11 +63,19 @@ pub fn announced() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
+/// The numbers that the environment announces, as far as it can be understood: [`take`] tells
+/// what is wrong with it.
+pub(crate) fn announced_descriptors() -> BTreeSet<RawFd> {
+    let listed = env::var_os(VARIABLE).unwrap_or_default();
+    let listed = listed.as_bytes().split(|b| *b == b',').filter_map(number);
+    listed.chain(from_systemd().unwrap_or_default()).collect()
+}
+
 /// Takes over all sockets that the environment announces, and the announcements with them.
 pub fn take() -> Result<Vec<Inherited>, InheritError> {
     let mut all = Vec::new();
-    if let Some(value) = variable(VARIABLE) {
-        for fd in parse(&value)? {
+    if let Some(value) = env::var_os(VARIABLE) {
+        for fd in parse(value.as_bytes())? {
             all.push(adopt(VARIABLE, fd)?);
         }
     }
@@ -77,34 +88,39 @@ pub fn take() -> Result<Vec<Inherited>, InheritError> {
     Ok(all)
 }
 
-fn variable(name: &str) -> Option<String> {
-    env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-}
-
 /// The descriptors of `CMOGSTORED_FD=3,7,...`, each once.
-fn parse(value: &str) -> Result<BTreeSet<RawFd>, InheritError> {
-    let strange = value.bytes().find(|b| !b.is_ascii_digit() && *b != b',');
-    if let Some(byte) = strange {
+fn parse(value: &[u8]) -> Result<BTreeSet<RawFd>, InheritError> {
+    let strange = value.iter().find(|b| !b.is_ascii_digit() && **b != b',');
+    if let Some(&byte) = strange {
         return Err(InheritError::InvalidByte { variable: VARIABLE, byte });
     }
-    let list = value.strip_suffix(',').unwrap_or(value);
-    list.split(',').map(|number| number_of(VARIABLE, number, value)).collect()
+    let all = value.split(|b| *b == b',').map(number).collect::<Option<_>>();
+    all.ok_or_else(|| unparsed(VARIABLE, value))
 }
 
-fn number_of(variable: &'static str, text: &str, all: &str) -> Result<RawFd, InheritError> {
-    text.parse().map_err(|_| InheritError::Parse { variable, value: all.to_owned() })
+/// Digits alone: `parse` takes a sign as well.
+fn number(text: &[u8]) -> Option<RawFd> {
+    let text = str::from_utf8(text).ok()?;
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// systemd's descriptors, if they are meant for this process and not for one that started it.
-fn from_systemd() -> Result<Vec<RawFd>, InheritError> {
-    let (Some(count), Some(pid)) = (variable("LISTEN_FDS"), variable("LISTEN_PID")) else {
-        return Ok(Vec::new());
+fn unparsed(variable: &'static str, value: &[u8]) -> InheritError {
+    InheritError::Parse { variable, value: value.escape_ascii().to_string() }
+}
+
+/// systemd's descriptors, if they are meant for this process and not for one that started it. A
+/// daemon is not the process that was started, but does that one's work.
+fn from_systemd() -> Result<Range<RawFd>, InheritError> {
+    let (Some(count), Some(pid)) = (env::var_os("LISTEN_FDS"), env::var_os("LISTEN_PID")) else {
+        return Ok(0..0);
     };
-    if pid.parse() != Ok(std::process::id()) {
-        return Ok(Vec::new());
+    let own = [std::process::id(), clean_start::started_as()].map(RawFd::try_from);
+    if !number(pid.as_bytes()).is_some_and(|pid| own.contains(&Ok(pid))) {
+        return Ok(0..0);
     }
-    let count = number_of("LISTEN_FDS", &count, &count)?;
-    Ok((SYSTEMD_FIRST..SYSTEMD_FIRST.saturating_add(count)).collect())
+    let last = number(count.as_bytes()).and_then(|count| FIRST.checked_add(count));
+    let last = last.filter(|last| *last <= MOST_DESCRIPTORS);
+    Ok(FIRST..last.ok_or_else(|| unparsed("LISTEN_FDS", count.as_bytes()))?)
 }
 
 fn adopt(variable: &'static str, number: RawFd) -> Result<Inherited, InheritError> {
@@ -152,14 +168,13 @@ mod tests {
     use super::*;
 
     fn message(value: &str) -> String {
-        parse(value).unwrap_err().to_string()
+        parse(value.as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
     fn descriptors_are_listed_once_each() {
-        assert_eq!(parse("3").unwrap(), BTreeSet::from([3]));
-        assert_eq!(parse("7,3,7").unwrap(), BTreeSet::from([3, 7]));
-        assert_eq!(parse("3,7,").unwrap(), BTreeSet::from([3, 7]));
+        assert_eq!(parse(b"3").unwrap(), BTreeSet::from([3]));
+        assert_eq!(parse(b"7,3,7").unwrap(), BTreeSet::from([3, 7]));
     }
 
     #[test]
@@ -167,11 +182,13 @@ mod tests {
         assert_eq!(message("3,x"), "CMOGSTORED_FD: invalid byte: 120");
         assert_eq!(message("-3"), "CMOGSTORED_FD: invalid byte: 45");
         assert_eq!(message("3 ,4"), "CMOGSTORED_FD: invalid byte: 32");
+        assert_eq!(message("+3"), "CMOGSTORED_FD: invalid byte: 43");
+        assert_eq!(parse(b"3,\xff").unwrap_err().to_string(), "CMOGSTORED_FD: invalid byte: 255");
     }
 
     #[test]
     fn what_is_no_number_fails_to_parse() {
-        for value in ["", ",", "3,,4", ",3", "99999999999999999999"] {
+        for value in ["", ",", "3,", "3,,", "3,,4", ",3", "2147483648", "99999999999999999999"] {
             assert_eq!(message(value), format!("CMOGSTORED_FD={value}: failed to parse"));
         }
     }

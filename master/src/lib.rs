@@ -3,6 +3,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`clean_start`] | what a parent left that is not meant for this process |
 //! | [`config`] | the one configuration, its grammar, its checks |
 //! | [`inherit`] | listening sockets that an earlier process or systemd left open |
 //! | [`invocation`] | how this process was started, to start its successor |
@@ -16,6 +17,7 @@
 //! | [`supervise`] | the loop, its rules, its table of workers |
 //! | `title` | what `ps` shows |
 
+pub mod clean_start;
 pub mod config;
 pub mod inherit;
 pub mod invocation;
@@ -182,12 +184,20 @@ impl fmt::Display for MasterError {
         match self {
             MasterError::Inherit(e) => e.fmt(f),
             MasterError::Bind { address, source } => {
-                write!(f, "cannot listen on {address}: {source}")
+                write!(f, "cannot listen on {address}: {source}")?;
+                let advice = listeners::advice(*address, source);
+                advice.map_or(Ok(()), |advice| write!(f, ": {advice}"))
             }
             MasterError::Pidfile(e) => e.fmt(f),
-            MasterError::StatusFd(fd) => write!(f, "status_fd = {fd} is not an open descriptor"),
+            MasterError::StatusFd(fd) => {
+                write!(f, "status_fd = {fd} is not a descriptor open for writing")
+            }
             MasterError::StatusSocket { path, source } => {
-                write!(f, "cannot make the status socket {}: {source}", path.display())
+                write!(f, "cannot make the status socket {}: {source}", path.display())?;
+                match source.kind() {
+                    io::ErrorKind::NotFound => f.write_str(": its folder does not exist"),
+                    _ => Ok(()),
+                }
             }
             MasterError::Start { worker, exit } => {
                 write!(f, "worker {worker} {exit} before it was ready")

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen,
@@ -136,6 +137,22 @@ fn open_one(
         docroot: config.docroot.clone(),
     };
     Ok(Bound { listener: Listener { fd, service, site }, listening, wanted: address })
+}
+
+/// What an operator can do about an address that cannot be listened on.
+pub(crate) fn advice(address: SocketAddr, error: &io::Error) -> Option<&'static str> {
+    let link_local = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+    match error.raw_os_error().map(Errno::from_raw)? {
+        Errno::EADDRINUSE => Some("another process listens there"),
+        Errno::EADDRNOTAVAIL => Some("no interface of this machine has this address"),
+        Errno::EACCES if address.port() < 1024 => {
+            Some("a port below 1024 needs root or CAP_NET_BIND_SERVICE")
+        }
+        Errno::EAFNOSUPPORT => Some("this machine does not speak IPv6"),
+        Errno::EINVAL if link_local => Some("a link-local address cannot be served"),
+        Errno::EOPNOTSUPP => Some("the inherited socket is none that can listen"),
+        _ => None,
+    }
 }
 
 fn bound_in_time(address: SocketAddr, patience: Instant) -> io::Result<OwnedFd> {

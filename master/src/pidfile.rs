@@ -148,7 +148,13 @@ fn open(path: &Path) -> io::Result<Flock<File>> {
     options.read(true).write(true).create(true).truncate(false).mode(0o644);
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.custom_flags(flags).open(path)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => io::Error::other("another process is just writing it"),
+        other => other.into(),
+    })
 }
 
 fn content(file: &mut File) -> io::Result<Vec<u8>> {
@@ -279,6 +285,19 @@ mod tests {
             error.to_string(),
             "pidfile=/nonexistent/pid: No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn what_is_no_file_or_locked_is_told_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |path: &Path| Pidfile::create(path).unwrap_err().to_string();
+        assert_eq!(told(Path::new("/dev/null")), "pidfile=/dev/null: it is no regular file");
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(told(&pipe).ends_with("it is no regular file"));
+        let path = dir.path().join("pid");
+        let _locked = open(&path).map_err(|e| e.to_string()).unwrap();
+        assert!(told(&path).ends_with("another process is just writing it"));
     }
 
     #[test]

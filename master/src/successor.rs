@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fmt};
@@ -74,6 +74,11 @@ pub fn begin() {
     state.origin = Some(Origin { predecessor: getppid(), generation });
     drop(state);
     say("hello");
+}
+
+/// The pipe's number.
+pub(crate) fn descriptor() -> Option<RawFd> {
+    lock().pipe.as_ref().map(AsRawFd::as_raw_fd)
 }
 
 /// Tells the predecessor why the start fails.

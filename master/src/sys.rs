@@ -1,11 +1,16 @@
-//! The only unsafe code of this crate: fork, signal dispositions, the environment, descriptors
-//! over exec.
+//! The only unsafe code of this crate: fork, signal dispositions, timers, the environment,
+//! descriptors by number.
 #![expect(unsafe_code, reason = "fork, sigaction, close_range, _exit and environment changes")]
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::RawFd;
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
+
+use crate::clean_start::FIRST;
 
 /// Forks. `None` in the child.
 ///
@@ -38,11 +43,81 @@ pub(crate) fn forget_variable(name: &str) {
 /// Lets no descriptor but the standard ones survive an exec. Before Linux 5.11 only those that
 /// were opened so do not.
 pub(crate) fn close_all_on_exec() {
-    const FIRST: libc::c_uint = 3;
+    let (first, flag) = (FIRST.cast_unsigned(), libc::CLOSE_RANGE_CLOEXEC as libc::c_int);
     // SAFETY: changes flags only; no descriptor is closed or opened.
-    unsafe {
-        libc::close_range(FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int)
-    };
+    unsafe { libc::close_range(first, libc::c_uint::MAX, flag) };
+}
+
+/// Closes every descriptor from 3 on that is not in `kept`.
+pub(crate) fn close_all_but(kept: &BTreeSet<RawFd>) {
+    let mut from = FIRST;
+    for &fd in kept {
+        if from < fd {
+            close_between(from, fd - 1);
+        }
+        from = fd.saturating_add(1);
+    }
+    close_between(from, RawFd::MAX);
+}
+
+/// In one call since Linux 5.9; one by one where that is missing or forbidden.
+fn close_between(from: RawFd, to: RawFd) {
+    // SAFETY: as for `close`.
+    let done = unsafe { libc::close_range(from.cast_unsigned(), to.cast_unsigned(), 0) } == 0;
+    if done {
+        return;
+    }
+    match open_descriptors() {
+        Ok(open) => open.into_iter().filter(|fd| (from..=to).contains(fd)).for_each(close),
+        Err(_) => (from..=to.min(largest_descriptor())).for_each(close),
+    }
+}
+
+fn close(fd: RawFd) {
+    // SAFETY: no object of this process owns it: it is called at the start, when nothing is open
+    // but what the caller keeps.
+    unsafe { libc::close(fd) };
+}
+
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    Ok(open)
+}
+
+/// Past the soft limit there may be some that were opened under a higher one. A million closes
+/// take a moment; more than that no process has by default: fs.nr_open in proc(5).
+fn largest_descriptor() -> RawFd {
+    const MOST: u64 = 1 << 20;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(MOST, |(_, hard)| hard.min(MOST));
+    RawFd::try_from(limit).unwrap_or(RawFd::MAX)
+}
+
+/// Lets every signal that was ignored do what it does by default: exec(2) keeps that alone.
+/// Handlers are this process's own.
+pub(crate) fn reset_ignored_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: plain integers and pointers, for which zero is a value.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: asks only, and writes to a structure that lives.
+        let known = unsafe { libc::sigaction(number, std::ptr::null(), &mut action) } == 0;
+        if known && action.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: no handler function is installed.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+}
+
+/// Timers of setitimer(2) and alarm(2) go on over exec.
+pub(crate) fn stop_timers() {
+    // SAFETY: plain integers, for which zero is a value: "no timer".
+    let none: libc::itimerval = unsafe { std::mem::zeroed() };
+    for which in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
+        // SAFETY: reads a structure that lives; the old value is not asked for.
+        unsafe { libc::setitimer(which, &none, std::ptr::null_mut()) };
+    }
 }
 
 /// Ends a forked process without running what its parent wants done at its own end.

@@ -12,29 +12,85 @@ pub mod status;
 mod table;
 pub mod upgrade;
 
-use std::io::{self, Read};
+use std::fs;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rmogstored_master::report::status::{Document, VERSION};
 
+/// Far more than a document has.
+const LARGEST: usize = 64 << 20;
 /// A master that hangs is told from a slow one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The document's text, as a node's status socket gives it.
+/// The document's text, as a node's status socket gives it. Errors say what is wrong with the
+/// socket, not its path.
 fn read_text(socket: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
+    let mut stream = connect(socket).map_err(|e| explained(socket, e))?;
+    let until = Instant::now() + PATIENCE;
+    let (mut bytes, mut piece) = (Vec::new(), [0; 16 << 10]);
+    loop {
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece).map_err(|e| explained(socket, e))? {
+            0 => break,
+            length => bytes.extend_from_slice(&piece[..length]),
+        }
+        if bytes.len() > LARGEST {
+            return Err(io::Error::other("what answers there is no node"));
+        }
+    }
+    String::from_utf8(bytes).map_err(io::Error::other)
+}
+
+/// A node that stands still may have a full backlog: connecting has its time too, which the
+/// standard library's does not.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
+    setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+    socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(fd.into())
+}
+
+/// The errno in the words of what was tried.
+fn explained(socket: &Path, error: io::Error) -> io::Error {
+    let is_socket = || fs::metadata(socket).is_ok_and(|found| found.file_type().is_socket());
+    let text = match error.kind() {
+        ErrorKind::NotFound => {
+            "there is no such socket: the node does not run, or has another \
+            --status-socket"
+        }
+        ErrorKind::ConnectionRefused if !is_socket() => "this is no socket",
+        ErrorKind::ConnectionRefused => "nobody answers: the node has ended",
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            return io::Error::other(format!(
+                "the node does not answer within {} s: its master stands still",
+                PATIENCE.as_secs()
+            ));
+        }
+        ErrorKind::PermissionDenied => "no permission to use this socket: be the node's user",
+        _ if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => "this is no node's socket",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
 }
 
 /// The document itself.
 fn read(socket: &Path) -> io::Result<Document> {
     let text = read_text(socket)?;
+    if text.is_empty() {
+        return Err(io::Error::other("the node closed the connection without an answer"));
+    }
     let other = |e| io::Error::other(format!("not a document of version {VERSION}: {e}"));
     serde_json::from_str(&text).map_err(other)
 }

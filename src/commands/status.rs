@@ -22,25 +22,45 @@ pub fn run(socket: &Path, json: bool, follow: bool) -> ExitCode {
     match shown {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read this has had enough.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(e) => {
-            let _ = writeln!(io::stderr(), "E: {}: {e}", socket.display());
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = match failure {
+                Failure::Node(e) => writeln!(io::stderr(), "E: {}: {e}", socket.display()),
+                Failure::Output(e) => writeln!(io::stderr(), "E: standard output: {e}"),
+            };
             ExitCode::FAILURE
         }
     }
 }
 
-fn show_once(socket: &Path, json: bool) -> io::Result<()> {
+/// What went wrong with which side.
+enum Failure {
+    Node(io::Error),
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Node(error)
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)
+}
+
+fn show_once(socket: &Path, json: bool) -> Result<(), Failure> {
     if json {
-        return io::stdout().write_all(read_text(socket)?.as_bytes());
+        return print(&read_text(socket)?);
     }
     let (before, began) = (read(socket)?, Instant::now());
     std::thread::sleep(FIRST_INTERVAL);
     let text = table::of(&before, &read(socket)?, began.elapsed());
-    io::stdout().write_all(text.as_bytes())
+    print(&text)
 }
 
-fn follow_node(socket: &Path, json: bool) -> io::Result<()> {
+fn follow_node(socket: &Path, json: bool) -> Result<(), Failure> {
     let interrupts = interrupts().map_err(io::Error::other)?;
     if json {
         return follow_json(socket, &interrupts);
@@ -49,32 +69,33 @@ fn follow_node(socket: &Path, json: bool) -> io::Result<()> {
     if !terminal {
         return follow_table(socket, &interrupts, "");
     }
-    io::stdout().write_all(ENTER.as_bytes())?;
+    print(ENTER)?;
     let followed = follow_table(socket, &interrupts, CLEAR);
-    io::stdout().write_all(LEAVE.as_bytes())?;
-    io::stdout().flush()?;
+    print(LEAVE)?;
     followed
 }
 
-fn follow_json(socket: &Path, interrupts: &Receiver<()>) -> io::Result<()> {
+fn follow_json(socket: &Path, interrupts: &Receiver<()>) -> Result<(), Failure> {
     loop {
-        io::stdout().write_all(read_text(socket)?.as_bytes())?;
-        io::stdout().flush()?;
+        print(&read_text(socket)?)?;
         if interrupts.recv_timeout(INTERVAL).is_ok() {
             return Ok(());
         }
     }
 }
 
-fn follow_table(socket: &Path, interrupts: &Receiver<()>, before_each: &str) -> io::Result<()> {
+fn follow_table(
+    socket: &Path,
+    interrupts: &Receiver<()>,
+    before_each: &str,
+) -> Result<(), Failure> {
     let (mut before, mut looked) = (read(socket)?, Instant::now());
     let mut interval = FIRST_INTERVAL;
     while interrupts.recv_timeout(interval).is_err() {
         let (now, passed) = (read(socket)?, looked.elapsed());
         looked = Instant::now();
         let text = table::of(&before, &now, passed);
-        io::stdout().write_all(format!("{before_each}{text}\n").as_bytes())?;
-        io::stdout().flush()?;
+        print(&format!("{before_each}{text}\n"))?;
         (before, interval) = (now, INTERVAL);
     }
     Ok(())

@@ -33,7 +33,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
 const STACK: usize = 128 * 1024;
 
 static LOGGER: Logger = Logger {
-    sinks: Mutex::new(Sinks { stderr: None, syslog: None }),
+    sinks: Mutex::new(Sinks { stderr: None, syslog: None, one_journal: false }),
     queue: Queue::new(),
     queued: AtomicBool::new(false),
 };
@@ -41,11 +41,9 @@ static LOGGER: Logger = Logger {
 /// Starts logging in this process, without a thread. Its children inherit it.
 pub fn init() {
     let mut sinks = LOGGER.sinks();
-    sinks.syslog = Syslog::open();
-    // Else each line would be in the journal twice.
-    if sinks.syslog.is_none() || !stderr::is_journal() {
-        sinks.stderr = Some(Stderr::open());
-    }
+    sinks.syslog = Some(Syslog::open());
+    sinks.stderr = Some(Stderr::open());
+    sinks.one_journal = stderr::is_journal();
     drop(sinks);
     // Fails only when called again, and then the logger is the same.
     let _ = log::set_logger(&LOGGER);
@@ -117,14 +115,19 @@ trait Sink {
 struct Sinks {
     stderr: Option<Stderr>,
     syslog: Option<Syslog>,
+    /// Both end in systemd's journal: a line for each would be there twice.
+    one_journal: bool,
 }
 
 impl Sinks {
     fn take(&mut self, line: &Line) {
+        if self.one_journal && self.syslog.as_mut().is_some_and(|syslog| syslog.write(line)) {
+            return;
+        }
         if let Some(stderr) = &mut self.stderr {
             stderr.take(line);
         }
-        if let Some(syslog) = &mut self.syslog {
+        if let Some(syslog) = self.syslog.as_mut().filter(|_| !self.one_journal) {
             syslog.take(line);
         }
     }

@@ -26,6 +26,8 @@ const CLOCK: &[BorrowedFormatItem<'_>] =
 pub struct Stderr {
     output: Output,
     lost: u64,
+    /// A file took only the beginning of the last line: the disk is full, or a limit reached.
+    torn: bool,
 }
 
 enum Output {
@@ -53,7 +55,7 @@ impl Stderr {
             },
             Kind::Other => Output::Shared(Box::new(stderr)),
         };
-        Self { output, lost: 0 }
+        Self { output, lost: 0, torn: false }
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -74,8 +76,15 @@ impl Stderr {
 impl Sink for Stderr {
     /// A reader that has gone is no loss: nobody misses these lines.
     fn write(&mut self, line: &Line) -> bool {
-        match self.put(&format(line)) {
-            Ok(_) => true,
+        let mut bytes = format(line);
+        if self.torn {
+            bytes.insert(0, b'\n');
+        }
+        match self.put(&bytes) {
+            Ok(written) => {
+                self.torn = written < bytes.len() && (self.torn || written > 0);
+                written == bytes.len()
+            }
             Err(e) => e.kind() == ErrorKind::BrokenPipe,
         }
     }
@@ -221,6 +230,18 @@ mod tests {
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert_eq!(*stderr.lost(), 0);
+    }
+
+    #[test]
+    fn a_line_that_a_file_cuts_is_lost_and_the_next_begins_anew() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        let mut stderr = Stderr::over(writer);
+        stderr.torn = true; // as after a write that was too short
+        stderr.take(&line("whole"));
+        drop(stderr);
+        let mut text = String::new();
+        (&reader).read_to_string(&mut text).unwrap();
+        assert!(text.starts_with('\n') && text.ends_with("warn: whole\n"), "{text}");
     }
 
     #[test]

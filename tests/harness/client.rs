@@ -152,6 +152,12 @@ impl Client {
         }
     }
 
+    /// The next line; `None`: the node has closed without a word.
+    pub fn line_or_end(&mut self) -> Option<String> {
+        let more = !self.unread.is_empty() || self.fill();
+        more.then(|| self.line())
+    }
+
     /// Everything until the node closes; a reset counts as a close.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill() {}
@@ -194,6 +200,8 @@ impl Client {
         let length = match self.stream.read(&mut room) {
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            // signal(7): a stop interrupts a read that has a timeout.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return self.fill(),
             Err(error) => panic!("{error} after {:?}", self.text()),
         };
         self.unread.extend(&room[..length]);

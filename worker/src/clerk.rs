@@ -45,6 +45,13 @@ impl Clerk {
     }
 }
 
+impl Worker {
+    /// Ends the operator's command: this worker goes.
+    pub(crate) fn stop_measuring(&mut self) {
+        self.clerk.iostat = None;
+    }
+}
+
 impl Drop for Iostat {
     fn drop(&mut self) {
         let _ = self.child.kill();

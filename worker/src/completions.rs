@@ -1,6 +1,7 @@
 //! The way back from a disk thread to the loop: outcomes in a queue, of which the loop is told when
 //! there is something to do about them.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::Waker;
 
 use crate::exchange::Outcome;
+use crate::sys::socket;
 
 /// An outcome on its way to the loop.
 #[derive(Debug)]
@@ -31,6 +33,12 @@ impl Socket {
     /// A socket that nobody has borrowed.
     pub fn new(fd: OwnedFd) -> Socket {
         Socket { fd, wanted: AtomicBool::new(false) }
+    }
+
+    /// Takes the connection away from the thread that has borrowed it, by its descriptor: what
+    /// that thread still does with the old one, it does to nobody.
+    pub fn reclaim(&self) -> io::Result<Socket> {
+        socket::move_away(self.fd.as_fd()).map(Socket::new)
     }
 
     /// To be said by the loop: at the beginning of an operation whether there is something to
@@ -77,7 +85,14 @@ impl Completions {
         let urgent = quiet.is_none_or(|socket| socket.wanted.load(Relaxed));
         let wake = urgent && !std::mem::replace(&mut queue.woken, true);
         drop(queue);
-        if wake && let Err(e) = self.waker.wake() {
+        if wake {
+            self.wake();
+        }
+    }
+
+    /// Wakes the loop for something that is told of elsewhere.
+    pub fn wake(&self) {
+        if let Err(e) = self.waker.wake() {
             log::error!("cannot wake the event loop: {e}");
         }
     }
@@ -107,10 +122,23 @@ mod tests {
         Done { key: Some(1), outcome: Outcome::Finished }
     }
 
-    fn socket(wanted: bool) -> Option<Arc<Socket>> {
+    fn lent(wanted: bool) -> Option<Arc<Socket>> {
         let socket = Socket::new(UnixStream::pair().unwrap().0.into());
         socket.set_wanted(wanted);
         Some(Arc::new(socket))
+    }
+
+    #[test]
+    fn reclaimed_connection_is_out_of_the_borrower_s_reach() {
+        let (ours, mut peer) = UnixStream::pair().unwrap();
+        let borrowed = Socket::new(ours.into());
+        let back = borrowed.reclaim().unwrap();
+        assert!(socket::send(borrowed.as_fd(), b"stray", false).is_err());
+        socket::send(back.as_fd(), b"answer", false).unwrap();
+        drop(back);
+        let mut text = String::new();
+        io::Read::read_to_string(&mut peer, &mut text).unwrap();
+        assert_eq!(text, "answer", "and its end reaches the peer though the borrower lives");
     }
 
     fn wakes(poll: &mut Poll) -> bool {
@@ -123,16 +151,16 @@ mod tests {
     fn loop_is_woken_once_and_for_what_it_has_to_do() {
         let mut poll = Poll::new().unwrap();
         let completions = Completions::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        completions.push(done(), socket(false));
+        completions.push(done(), lent(false));
         assert!(!wakes(&mut poll), "nothing to do");
         completions.push(done(), None);
         assert!(wakes(&mut poll), "behind one that is quiet");
-        completions.push(done(), socket(true));
+        completions.push(done(), lent(true));
         assert!(!wakes(&mut poll), "woken already");
         let mut all = Vec::new();
         completions.swap(&mut all);
         assert_eq!(all.len(), 3);
-        completions.push(done(), socket(true));
+        completions.push(done(), lent(true));
         assert!(wakes(&mut poll), "there is something to read");
     }
 }

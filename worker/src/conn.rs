@@ -13,6 +13,7 @@ use crate::http::answer::Status;
 use crate::http::chunked::Chunked;
 use crate::http::get::Transfer;
 use crate::http::head::{HeadScan, Request};
+use crate::loan::Loan;
 use crate::spec::{Service, SiteId};
 use crate::sys::socket;
 
@@ -75,15 +76,18 @@ pub enum State {
     /// In an answer that the loop sends by itself.
     Sending(Box<Sending>),
     /// A disk thread has the socket.
-    Lent,
+    Lent(Arc<Loan>),
+    /// On its way from one state to the next: never seen between two events.
+    Between,
     /// An operation waits for the socket.
     Blocked(Box<Op>, Need),
     /// Waits until fsck's earlier digests on the device are done.
     Queued(Arc<Device>, Box<Op>),
     /// Gets the disk load once a second, for as long as it lives.
     Watching,
-    /// Closed for writing; what still comes is thrown away so that the answer is not lost.
-    Lingering,
+    /// Closed for writing; so many bytes that still come are thrown away, so that the answer is
+    /// not lost.
+    Lingering(u32),
 }
 
 /// How a connection is closed.
@@ -110,8 +114,8 @@ pub struct Discard {
 pub enum Left {
     /// So many bytes.
     Length(u64),
-    /// Chunks, of which so many bytes may still come.
-    Chunked(Box<Chunked>, u64),
+    /// Chunks, of which so many bytes may still come, and so many with their framing.
+    Chunked(Box<Chunked>, u64, u64),
 }
 
 /// What follows a body that was thrown away.
@@ -173,7 +177,7 @@ impl Conn {
 
     /// True while a disk thread has the socket.
     pub fn is_lent(&self) -> bool {
-        matches!(self.state, State::Lent)
+        matches!(self.state, State::Lent(_))
     }
 
     /// Who is on the other side.

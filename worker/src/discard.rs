@@ -12,7 +12,8 @@ impl Worker {
     /// Throws away a body, as far as it has come.
     pub(crate) fn discard(&mut self, key: usize, mut discard: Box<Discard>) -> Next {
         let mut input = std::mem::take(&mut self.conns[key].input);
-        if input.is_empty() {
+        let fresh = input.is_empty();
+        if fresh {
             let conn = &mut self.conns[key];
             input.resize(8 * 1024, 0);
             match conn.read(&mut input) {
@@ -35,7 +36,8 @@ impl Worker {
             }
             Discarded::Part => {
                 self.conns[key].state = State::Discarding(discard);
-                Next::Again
+                // A peer that always has more to send must not keep the others waiting.
+                if fresh { Next::Later } else { Next::Again }
             }
             Discarded::Malformed(status) => {
                 self.answer(status, false);
@@ -92,10 +94,13 @@ impl Discard {
                 *left -= used;
                 if *left == 0 { Discarded::All(used as usize) } else { Discarded::Part }
             }
-            Left::Chunked(decoder, most) => {
+            Left::Chunked(decoder, most, raw) => {
+                *raw = raw.saturating_sub(input.len() as u64);
+                let too_much = *raw == 0;
                 let mut at = 0;
                 loop {
                     match decoder.next(&input[at..]) {
+                        Step::More if too_much => return Discarded::TooLong,
                         Step::More => return Discarded::Part,
                         Step::End { consumed } => return Discarded::All(at + consumed),
                         Step::Refused(refusal) => {

@@ -154,11 +154,16 @@ impl Worker {
             log::warn!("{} requests wait for stalled devices: they are cut off", self.conns.len());
             return self.say_farewell();
         }
-        let busy = !self.conns.is_empty() || self.pools.values().any(|pool| pool.in_flight() > 0);
+        let busy = !self.conns.is_empty() || self.has_disk_work();
         if busy || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
             return false;
         }
         self.conns.is_empty() && self.say_farewell()
+    }
+
+    /// Work that will come back: what a stalled device holds was answered for, and may never.
+    fn has_disk_work(&self) -> bool {
+        self.pools.iter().any(|(key, pool)| pool.in_flight() > 0 && !self.is_stalled(*key))
     }
 
     /// A disk that has not answered for twice the time after which it counts as stalled is not

@@ -1,7 +1,7 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -22,10 +22,13 @@ use crate::clerk::Clerk;
 use crate::completions::{Completions, Done};
 use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
+use crate::devices::Lives;
 use crate::disk::device::Device;
+use crate::disk::docroot_watch::DocrootWatch;
+use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
-use crate::exchange::{Context, Work};
+use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
@@ -68,6 +71,14 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
     pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    /// When docroots were last listed, and what was found.
+    pub(crate) listed: u64,
+    pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
+    pub(crate) docroots: HashMap<SiteId, DocrootWatch>,
+    /// Something is lent that is answered soon, whatever its disk does.
+    pub(crate) urgent: bool,
+    /// Signs of life of the disks themselves.
+    pub(crate) lives: Lives,
     /// When a device's directory was last of use, on the loop's clock.
     pub(crate) used: HashMap<DeviceKey, u64>,
     /// When a device's directory was last asked for.
@@ -156,6 +167,11 @@ impl Worker {
             context: Arc::new(context),
             devices: HashMap::new(),
             pools: HashMap::new(),
+            listed: 0,
+            told: HashMap::new(),
+            docroots: HashMap::new(),
+            urgent: false,
+            lives: Lives::default(),
             used: HashMap::new(),
             wanted: HashMap::new(),
             asked: HashMap::new(),
@@ -219,6 +235,7 @@ impl Worker {
             }
             self.give_way.at_end_of_round(self.now);
         }
+        self.stop_measuring();
         Ok(())
     }
 
@@ -257,7 +274,7 @@ impl Worker {
 
     fn dispatch(&mut self, event: &Event) {
         match event.token().0 {
-            WAKER => {}
+            WAKER => self.heed_hints(),
             CONTROL => self.take_messages(),
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
@@ -321,8 +338,10 @@ impl Worker {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
         for Done { key, outcome } in done.drain(..) {
-            if let Some(key) = key {
-                self.complete(key, outcome);
+            match (key, outcome) {
+                (Some(key), outcome) => self.complete(key, outcome),
+                (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
+                (None, _) => {}
             }
         }
         self.done = done;
@@ -365,12 +384,19 @@ impl Worker {
                 self.adopt(socket, peer, service, site, input);
             }
             Parcel::WantDir { device, from } => self.share_dir(device, from),
-            Parcel::Dir { device, .. } if usize::from(device.site.0) >= self.sites.len() => {}
-            Parcel::Dir { device, fd, inline_reads, updates_atime } => {
-                self.device(device).adopt_dir(fd, inline_reads, updates_atime);
+            Parcel::Dir { device, fd, .. } if !self.knows(device) => {
+                fd.into_iter().for_each(DiskFd::close_elsewhere);
+            }
+            Parcel::Dir { device, fd: None, .. } => self.device(device).shut(),
+            Parcel::Dir { device, fd: Some(fd), traits } => {
+                self.device(device).adopt_dir(fd, traits);
                 self.note_use(device);
             }
         }
+    }
+
+    fn knows(&self, device: DeviceKey) -> bool {
+        usize::from(device.site.0) < self.sites.len() && self.is_listed(device)
     }
 
     /// Takes a connection, new or from another worker, into the loop.
@@ -442,9 +468,14 @@ impl Worker {
     /// has not listed share the docroot's: else each name that a peer makes up would cost a thread.
     pub(crate) fn pool(&mut self, device: &Device) -> &Pool<Work> {
         let limit = self.settings.aio_threads;
-        let known = self.pools.contains_key(&device.key) || self.is_listed(device.key);
-        let key = if known { device.key } else { DeviceKey { devid: 0, ..device.key } };
+        let key = self.pool_key(device.key);
         self.pools.entry(key).or_insert_with(|| Pool::new(format!("disk {key}"), limit))
+    }
+
+    /// Whose threads work for a device.
+    pub(crate) fn pool_key(&self, device: DeviceKey) -> DeviceKey {
+        let known = self.pools.contains_key(&device) || self.is_listed(device);
+        if known { device } else { DeviceKey { devid: 0, ..device } }
     }
 
     /// The device's directory is of use now.

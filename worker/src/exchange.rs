@@ -3,6 +3,7 @@
 //! back the loop neither reads nor writes it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
+use crate::disk::docroot;
+use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage::{self, Usage};
 use crate::event_loop::FIRST_CONN;
@@ -22,9 +26,11 @@ use crate::http::delete::Delete;
 use crate::http::get::Get;
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
+use crate::loan::{Loan, Stage};
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
+use crate::spec::SiteId;
 use crate::sys::{priority, socket};
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
@@ -48,6 +54,8 @@ pub enum Op {
     Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
+    /// Lists the docroot: which devices there are.
+    List,
     /// Looks how full the device is, and writes its usage file if asked to.
     Look {
         /// Not just the numbers in memory.
@@ -84,13 +92,33 @@ impl Op {
             _ => true,
         }
     }
+
+    /// The file that it is about, where a connection may wait in the middle of it.
+    pub fn path(&self) -> Option<&DevPath> {
+        match self {
+            Op::Get(get) => Some(get.path()),
+            Op::Put(put) => Some(put.path()),
+            _ => None,
+        }
+    }
+
+    /// How far it has come.
+    pub fn stage(&self) -> Stage {
+        match self {
+            Op::Get(get) if !get.is_fresh() => Stage::Begun,
+            Op::Put(put) => put.stage(),
+            _ => Stage::Fresh,
+        }
+    }
 }
 
 /// What is let go in a disk thread.
 #[derive(Debug)]
 pub enum Released {
     /// A file.
-    File(OwnedFd),
+    File(DiskFd),
+    /// Directories of the device that nobody uses any more.
+    Dirs,
     /// An operation whose connection is gone.
     Op(Box<Op>),
 }
@@ -125,7 +153,9 @@ pub enum Outcome {
     },
     /// The connection cannot go on: close it.
     Broken,
-    /// Nothing to tell a connection.
+    /// The devices of a docroot.
+    Listed(SiteId, BTreeSet<u32>),
+    /// Nothing to tell a connection: none waits, or the loop has taken it back.
     Finished,
 }
 
@@ -187,7 +217,24 @@ pub struct Work {
     pub device: Arc<Device>,
     /// The worker.
     pub context: Arc<Context>,
+    /// Who may speak on the socket.
+    loan: Option<Arc<Loan>>,
     op: Option<Op>,
+}
+
+/// A connection as a disk thread has it.
+#[derive(Debug)]
+pub struct Borrowed {
+    /// Its key in the loop.
+    pub key: usize,
+    /// Its socket.
+    pub socket: Arc<Socket>,
+    /// Who is on the other side.
+    pub peer: SocketAddr,
+    /// Whether unread input waits in the loop.
+    pub more_input: bool,
+    /// Who may speak on it.
+    pub loan: Arc<Loan>,
 }
 
 /// One turn of an operation in a disk thread.
@@ -203,6 +250,9 @@ pub struct Turn<'a> {
     pub slot: Option<&'static DeviceSlot>,
     /// The stall clock's view of this thread.
     pub progress: &'a Progress,
+    /// This is a disk thread.
+    pub on: &'a OnDisk,
+    loan: &'a Loan,
     context: &'a Context,
     more_input: bool,
     token: usize,
@@ -222,18 +272,29 @@ impl Turn<'_> {
     /// Waits a moment for the peer while no other operation needs the thread: cheaper than a way
     /// to the loop and back for each piece of a large file. False: the loop should wait.
     pub fn wait_for(&self, need: Need) -> bool {
-        if self.progress.is_wanted() {
+        self.progress.rest();
+        if self.progress.is_wanted() || self.is_lost() {
             return false;
         }
         self.mute();
-        self.progress.rest();
         let flags = match need {
             Need::Read => PollFlags::POLLIN,
             Need::Write => PollFlags::POLLOUT,
         };
         let ready = poll(&mut [PollFd::new(self.socket, flags)], PATIENCE);
-        self.progress.touch();
-        ready.is_ok_and(|n| n > 0)
+        ready.is_ok_and(|n| n > 0) && !self.is_lost()
+    }
+
+    /// True when the loop has taken the connection back: nothing may be said on it, and nothing
+    /// committed for it, any more.
+    pub fn is_lost(&self) -> bool {
+        self.loan.is_taken()
+    }
+
+    /// To be asked before anything is said, received or committed. False: the loop has taken the
+    /// connection back.
+    pub fn enter(&self, stage: Stage) -> bool {
+        self.loan.enter(stage)
     }
 
     /// Until the end of this turn the loop hears nothing of the connection. Else each packet of a
@@ -245,6 +306,9 @@ impl Turn<'_> {
     }
 
     fn set_interest(&self, interested: bool) {
+        if self.is_lost() {
+            return; // The number is another file's by now.
+        }
         let epoll = self.context.epoll.as_fd();
         if let Err(e) = socket::change_interest(epoll, self.socket, self.token, interested) {
             log::error!("{}: epoll_ctl: {e}", self.peer);
@@ -258,6 +322,10 @@ impl Turn<'_> {
 
     /// Sends an answer; what the peer does not take at once is left to the loop.
     pub fn answer(&self, mut bytes: Vec<u8>, keep: bool) -> Outcome {
+        self.progress.rest();
+        if !self.enter(Stage::Begun) {
+            return Outcome::Finished;
+        }
         match socket::send(self.socket, &bytes, false) {
             Ok(n) => drop(bytes.drain(..n)),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -271,7 +339,7 @@ impl Turn<'_> {
         let slot = self.slot?;
         slot.usage().or_else(|| {
             self.progress.touch();
-            usage::look(self.device, slot, false);
+            usage::look(self.on, self.device, slot, false);
             slot.usage()
         })
     }
@@ -297,22 +365,21 @@ impl Turn<'_> {
 impl Work {
     /// Work for a connection.
     pub fn for_connection(
-        key: usize,
-        socket: Arc<Socket>,
-        peer: SocketAddr,
-        more_input: bool,
+        borrowed: Borrowed,
         device: Arc<Device>,
         context: Arc<Context>,
         op: Op,
     ) -> Work {
-        let (key, socket) = (Some(key), Some(socket));
-        Work { key, socket, peer, more_input, device, context, op: Some(op) }
+        let Borrowed { key, socket, peer, more_input, loan } = borrowed;
+        let (key, socket, loan) = (Some(key), Some(socket), Some(loan));
+        Work { key, socket, peer, more_input, device, context, loan, op: Some(op) }
     }
 
     /// Work that no connection waits for.
     pub fn in_background(device: Arc<Device>, context: Arc<Context>, op: Op) -> Work {
         let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-        Work { key: None, socket: None, peer, more_input: false, device, context, op: Some(op) }
+        let (key, socket, loan, more_input) = (None, None, None, false);
+        Work { key, socket, peer, more_input, device, context, loan, op: Some(op) }
     }
 
     /// Gives the operation back when no thread will run it.
@@ -320,34 +387,44 @@ impl Work {
         self.op.take()
     }
 
-    fn turn(&self, op: Op, progress: &Progress) -> Turned {
+    fn turn(&self, on: &OnDisk, op: Op, progress: &Progress) -> Turned {
         let op = match op {
             Op::Refresh => {
-                if let Err(e) = self.device.dir() {
+                if let Err(e) = self.device.dir(on) {
                     log::debug!("{}: {e}", self.device.path().display());
                 }
                 return Turned::Over(Outcome::Finished);
             }
+            Op::List => return Turned::Over(self.list_docroot()),
             Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
-                    usage::look(&self.device, slot, write);
+                    usage::look(on, &self.device, slot, write);
                 }
                 self.device.looking.store(false, Relaxed);
                 return Turned::Over(Outcome::Finished);
             }
             Op::Release(released) => {
                 drop(released);
+                self.device.let_go(on);
                 return Turned::Over(Outcome::Finished);
             }
             op => op,
         };
-        let Some(socket) = &self.socket else { return Turned::Over(Outcome::Broken) };
+        let (Some(socket), Some(loan)) = (&self.socket, &self.loan) else {
+            return Turned::Over(Outcome::Broken);
+        };
+        if loan.is_taken() {
+            return Turned::Over(Outcome::Finished);
+        }
+        progress.serve(Arc::as_ptr(loan).addr());
         let turn = Turn {
             socket: socket.as_fd(),
             peer: self.peer,
             device: &self.device,
             slot: self.context.board.device(self.device.key),
             progress,
+            on,
+            loan,
             context: &self.context,
             more_input: self.more_input,
             token: FIRST_CONN + self.key.unwrap_or_default(),
@@ -359,8 +436,11 @@ impl Work {
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
-            Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
+            Op::Refresh | Op::List | Op::Look { .. } | Op::Release(_) => {
+                Turned::Over(Outcome::Finished)
+            }
         };
+        progress.serve(0);
         if turn.muted.get() {
             turn.set_interest(true);
         }
@@ -369,13 +449,21 @@ impl Work {
 }
 
 impl Work {
+    fn list_docroot(&self) -> Outcome {
+        let found = docroot::devices(self.device.path());
+        let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
+        self.device.note_trouble(trouble.as_deref());
+        self.device.looking.store(false, Relaxed);
+        found.map_or(Outcome::Finished, |devids| Outcome::Listed(self.device.key.site, devids))
+    }
+
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
-    fn refresh_usage(&self) {
+    fn refresh_usage(&self, on: &OnDisk) {
         if let Some(slot) = self.context.board.device(self.device.key)
             && self.device.usage
         {
             match self.device.look_is_due(REFRESH) {
-                true => usage::look(&self.device, slot, false),
+                true => usage::look(on, &self.device, slot, false),
                 // The loop sees to it when the second is over.
                 false => self.device.changed.store(true, Relaxed),
             }
@@ -384,23 +472,28 @@ impl Work {
 }
 
 impl Job for Work {
-    fn run(mut self, progress: &Progress) -> Option<Work> {
+    fn run(mut self, on: &OnDisk, progress: &Progress) -> Option<Work> {
         let op = self.op.take()?;
         let changes = matches!(op, Op::Put(_) | Op::Delete(_));
         let for_http = changes || matches!(op, Op::Get(_));
         priority::take_long_turns(op.is_long());
-        match self.turn(op, progress) {
+        match self.turn(on, op, progress) {
             Turned::Again(op) => {
                 self.op = Some(op);
                 Some(self)
             }
             Turned::Over(outcome) => {
-                let key = self.key.take();
+                progress.rest();
+                let mine = self.loan.as_ref().is_none_or(|loan| loan.finish());
+                // One that was taken back has no outcome: what is left of it goes here.
+                let key = self.key.take().filter(|_| mine);
+                let outcome = if mine { outcome } else { Outcome::Finished };
                 let quiet = for_http && !self.more_input && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
                 self.context.completions.push(Done { key, outcome }, socket);
                 if changes {
-                    self.refresh_usage();
+                    progress.touch();
+                    self.refresh_usage(on);
                 }
                 None
             }
@@ -413,6 +506,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         if let Some(key) = self.key.take()
             && std::thread::panicking()
+            && self.loan.as_ref().is_none_or(|loan| loan.finish())
         {
             let outcome = Outcome::Broken;
             self.context.completions.push(Done { key: Some(key), outcome }, None);

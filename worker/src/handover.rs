@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::disk::device::Traits;
+use crate::disk::on_disk::DiskFd;
 use crate::spec::{DeviceKey, Service, SiteId, WorkerId};
 use crate::sys::socket;
 
@@ -36,12 +38,10 @@ pub enum Parcel {
     Dir {
         /// Which device.
         device: DeviceKey,
-        /// A path descriptor of it.
-        fd: OwnedFd,
-        /// See [`crate::disk::device::DeviceDir`].
-        inline_reads: bool,
-        /// See [`crate::disk::device::DeviceDir`].
-        updates_atime: bool,
+        /// A path descriptor of it; `None`: nothing is read in a loop there.
+        fd: Option<DiskFd>,
+        /// What a loop may do there.
+        traits: Traits,
     },
 }
 
@@ -76,12 +76,12 @@ pub fn ask_for_dir(inbox: BorrowedFd<'_>, device: DeviceKey, from: WorkerId) -> 
 pub fn send_dir(
     inbox: BorrowedFd<'_>,
     device: DeviceKey,
-    dir: BorrowedFd<'_>,
-    inline_reads: bool,
-    updates_atime: bool,
+    dir: Option<BorrowedFd<'_>>,
+    traits: Traits,
 ) -> io::Result<()> {
-    let header = device_header(DIR, device, inline_reads.into(), updates_atime.into());
-    socket::send_with_fd(inbox, &[&header], Some(dir))
+    let (atime, unlocked) = (traits.updates_atime.into(), traits.sends_unlocked.into());
+    let header = device_header(DIR, device, atime, unlocked);
+    socket::send_with_fd(inbox, &[&header], dir)
 }
 
 /// Takes the next parcel. `Ok(None)`: there is none. `InvalidData`: one was there, but not whole
@@ -117,10 +117,16 @@ fn parse(packet: &[u8], fd: Option<OwnedFd>) -> Option<Parcel> {
         (WANT_DIR, None) => {
             Some(Parcel::WantDir { device, from: WorkerId(u16::from_le_bytes([b2, b3])) })
         }
-        (DIR, Some(fd)) => {
-            Some(Parcel::Dir { device, fd, inline_reads: b2 != 0, updates_atime: b3 != 0 })
+        (DIR, fd) => {
+            let (updates_atime, sends_unlocked) = (b2 != 0, b3 != 0);
+            let traits = Traits { inline_reads: fd.is_some(), updates_atime, sends_unlocked };
+            Some(Parcel::Dir { device, fd: fd.map(DiskFd::new), traits })
         }
-        _ => None,
+        (_, fd) => {
+            // Whatever it is, nobody here knows whether its last close may wait.
+            fd.map(DiskFd::new).into_iter().for_each(DiskFd::close_elsewhere);
+            None
+        }
     }
 }
 
@@ -157,11 +163,15 @@ mod tests {
             matches!(asked, Some(Parcel::WantDir { device: d, from: WorkerId(300) }) if d == device)
         );
         let dir = std::fs::File::open("/").unwrap();
-        let sent = pass(|inbox| send_dir(inbox, device, dir.as_fd(), true, false).unwrap());
-        assert!(matches!(
-            sent,
-            Some(Parcel::Dir { device: d, inline_reads: true, updates_atime: false, .. }) if d == device
-        ));
+        let traits = Traits { inline_reads: true, updates_atime: true, sends_unlocked: false };
+        let sent = pass(|inbox| send_dir(inbox, device, Some(dir.as_fd()), traits).unwrap());
+        let Some(Parcel::Dir { device: d, fd: Some(fd), traits: t }) = sent else {
+            panic!("{sent:?}")
+        };
+        assert_eq!((d, t), (device, traits));
+        fd.close_elsewhere();
+        let none = pass(|inbox| send_dir(inbox, device, None, Traits::default()).unwrap());
+        assert!(matches!(none, Some(Parcel::Dir { fd: None, .. })));
     }
 
     #[test]

@@ -3,14 +3,18 @@
 use crate::advance::Next;
 use crate::conn::{Ending, Sending, State};
 use crate::disk::device::Device;
+use crate::disk::path::DevPath;
 use crate::event_loop::Worker;
-use crate::exchange::{Answered, Need, Op, Outcome, Work};
+use crate::exchange::{Answered, Borrowed, Need, Op, Outcome, Released, Work};
 use crate::http::answer;
 use crate::http::get::{Extent, Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
+use crate::loan::{Loan, Stage, Style};
 use crate::serve::Served;
 use crate::spec::DeviceKey;
+use nix::sys::socket::{Shutdown, shutdown};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,8 +24,14 @@ const TURN: u64 = 1024 * 1024;
 impl Worker {
     /// Gives an operation to a disk thread of this worker.
     pub(crate) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
+        let pool = self.pool_key(device.key);
+        if self.is_stalled(pool) {
+            let next = self.refuse_op(key, device, Some(op));
+            return self.act(key, next);
+        }
+        let loan = self.loan_for(key, device.key, pool, &op);
         let conn = &mut self.conns[key];
-        conn.state = State::Lent;
+        conn.state = State::Lent(Arc::clone(&loan));
         conn.writable = false;
         conn.socket.set_wanted(conn.readable);
         self.timers.stop(key);
@@ -35,48 +45,136 @@ impl Worker {
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
-        let work = Work::for_connection(
+        let borrowed = Borrowed {
             key,
-            Arc::clone(&conn.socket),
-            conn.peer(),
-            !conn.input.is_empty(),
-            Arc::clone(&device),
-            Arc::clone(&self.context),
-            op,
-        );
+            socket: Arc::clone(&conn.socket),
+            peer: conn.peer(),
+            more_input: !conn.input.is_empty(),
+            loan,
+        };
+        let work =
+            Work::for_connection(borrowed, Arc::clone(&device), Arc::clone(&self.context), op);
         let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };
-        let next = self.refuse_op(key, device.key, work.into_op());
+        let next = self.refuse_op(key, device, work.into_op());
         self.act(key, next)
     }
 
+    fn loan_for(&mut self, key: usize, device: DeviceKey, pool: DeviceKey, op: &Op) -> Arc<Loan> {
+        let style = match op {
+            Op::Get(get) => Style::Http(get.keep()),
+            Op::Delete(delete) => Style::Http(delete.keep),
+            Op::Size(_) | Op::Digest(_) => Style::Line(device),
+            _ => Style::Http(false),
+        };
+        let urgent = match op {
+            Op::Get(get) => self.has_usage(self.conns[key].site, get.path()),
+            _ => false,
+        };
+        self.urgent |= urgent;
+        Arc::new(Loan::new(pool, style, op.stage(), self.now, urgent))
+    }
+
     /// The device has too much to do: 503, and the body goes the way of any refused one.
-    pub(crate) fn refuse_op(&mut self, key: usize, device: DeviceKey, op: Option<Op>) -> Next {
+    pub(crate) fn refuse_op(&mut self, key: usize, device: Arc<Device>, op: Option<Op>) -> Next {
         let status = answer::Status::ServiceUnavailable503;
         match op {
             Some(Op::Put(put)) if put.is_fresh() => {
                 self.refuse_put(key, Refused { status, close: false }, *put)
             }
-            Some(Op::Get(get)) if get.is_fresh() => {
-                self.answer(status, get.keep());
-                match get.keep() {
-                    true => self.after_batch(key, Next::Again, State::idle()),
-                    false => self.finish_batch(key, Ending::Lingering),
-                }
+            Some(Op::Get(get)) if get.is_fresh() => self.answer_for(key, Style::Http(get.keep())),
+            Some(Op::Delete(delete)) => self.answer_for(key, Style::Http(delete.keep)),
+            Some(Op::Size(_) | Op::Digest(_)) => self.answer_for(key, Style::Line(device.key)),
+            Some(begun) => {
+                self.log_cut_off(key, &device);
+                self.in_background(&device, Op::Release(Released::Op(Box::new(begun))));
+                Next::Close
             }
-            Some(Op::Size(_) | Op::Digest(_)) => {
+            None => Next::Close,
+        }
+    }
+
+    /// Says for a device that it does not answer, or has too much to do.
+    pub(crate) fn answer_for(&mut self, key: usize, style: Style) -> Next {
+        let keep = match style {
+            Style::Http(keep) => {
+                self.answer(answer::Status::ServiceUnavailable503, keep);
+                keep
+            }
+            Style::Line(device) => {
                 self.say_stalled(device);
                 self.leave_fsck(key);
-                self.after_batch(key, Next::Again, State::idle())
+                true
             }
-            Some(Op::Delete(delete)) => {
-                self.answer(status, delete.keep);
-                match delete.keep {
-                    true => self.after_batch(key, Next::Again, State::idle()),
-                    false => self.finish_batch(key, Ending::Lingering),
-                }
-            }
-            _ => Next::Close,
+        };
+        match keep {
+            true => self.after_batch(key, Next::Again, State::idle()),
+            false => self.finish_batch(key, Ending::Lingering),
         }
+    }
+
+    /// Takes a connection back from a disk thread that does not come back, and answers in its
+    /// place as far as there is an answer.
+    pub(crate) fn take_back(&mut self, key: usize) {
+        let Some(State::Lent(loan)) = self.conns.get(key).map(|conn| &conn.state) else { return };
+        let loan = Arc::clone(loan);
+        let Some(stage) = loan.take() else { return }; // Its outcome is on the way.
+        self.unwatch(&self.conns[key]);
+        let socket = self.conns[key].socket.reclaim();
+        self.leave_fsck(key);
+        let back = socket.and_then(|socket| {
+            self.conns[key].socket = Arc::new(socket);
+            self.watch_conn(key)
+        });
+        if stage != Stage::Fresh || back.is_err() {
+            let device = self.device(loan.device);
+            self.log_cut_off(key, &device);
+            let _ = shutdown(self.conns[key].fd().as_raw_fd(), Shutdown::Both);
+            return self.close(key);
+        }
+        let conn = &mut self.conns[key];
+        (conn.readable, conn.writable) = (true, true);
+        let next = self.answer_for(key, loan.style);
+        if self.act(key, next) {
+            self.advance(key);
+        }
+    }
+
+    /// Answers everything that waits for a device whose disk does not answer.
+    pub(crate) fn answer_for_stalled(&mut self, pool: DeviceKey) {
+        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(conn) = self.conns.get(key) else { continue };
+            match &conn.state {
+                State::Lent(loan) if loan.device == pool => self.take_back(key),
+                State::Queued(device, _) if self.pool_key(device.key) == pool => {
+                    let style = Style::Line(device.key);
+                    let next = self.answer_for(key, style);
+                    if self.act(key, next) {
+                        self.advance(key);
+                    }
+                }
+                State::Blocked(op, _) => self.cut_off_if_on(key, op.path().copied(), pool),
+                State::Sending(sending) => {
+                    self.cut_off_if_on(key, Some(sending.transfer.path), pool);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn cut_off_if_on(&mut self, key: usize, path: Option<DevPath>, pool: DeviceKey) {
+        let Some(path) = path else { return };
+        let device = Device::key_of(self.conns[key].site, &path);
+        if self.pool_key(device) == pool {
+            let device = self.device(device);
+            self.log_cut_off(key, &device);
+            self.close(key);
+        }
+    }
+
+    fn log_cut_off(&self, key: usize, device: &Device) {
+        let (peer, device) = (self.conns[key].peer(), device.path().display());
+        log::warn!("{device} does not answer: a transfer of {peer} is cut off");
     }
 
     /// A blocked operation goes on if its socket has become ready.
@@ -113,7 +211,7 @@ impl Worker {
                 conn.state = State::Blocked(Box::new(op), need);
                 if conn.readable { Next::Again } else { Next::Read }
             }
-            Outcome::Broken | Outcome::Finished => Next::Close,
+            Outcome::Broken | Outcome::Finished | Outcome::Listed(..) => Next::Close,
         };
         self.leave_fsck(key);
         if self.act(key, next) {
@@ -152,21 +250,27 @@ impl Worker {
     /// after a wait for the peer.
     pub(crate) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
         let conn = &mut self.conns[key];
-        if sending.waits {
-            let Extent { offset, len } = sending.transfer.rest;
-            if !conn.writable {
-                conn.state = State::Sending(sending);
-                return Next::Write;
-            }
-            if !sending.transfer.file.is_resident(offset, len) {
-                let device = self.device_of(key, &sending.transfer.path);
-                let get = Get::resume(sending.transfer, sending.request);
-                return Next::Disk(device, Op::Get(Box::new(get)));
-            }
+        if sending.waits && !conn.writable {
+            conn.state = State::Sending(sending);
+            return Next::Write;
         }
+        let device = Device::key_of(conn.site, &sending.transfer.path);
+        let seen = !sending.waits || {
+            let Extent { offset, .. } = sending.transfer.rest;
+            sending.transfer.file.is_resident(offset)
+        };
+        if !seen || !self.may_look(device) {
+            let device = self.device(device);
+            let get = Get::resume(sending.transfer, sending.request);
+            return Next::Disk(device, Op::Get(Box::new(get)));
+        }
+        let conn = &mut self.conns[key];
         let before = sending.transfer.rest.len;
         conn.writable = false;
-        let pumped = sending.transfer.pump(conn.fd(), TURN, || ());
+        let to = conn.fd();
+        let pumped = sending
+            .transfer
+            .pump(to, TURN, |file, offset, count| file.send_resident(to, offset, count));
         let sent = before - sending.transfer.rest.len;
         self.slot.bytes_out.fetch_add(sent, Relaxed);
         match pumped {

@@ -12,7 +12,9 @@
 //! | [`open_files`] | hot files that stay open for a second |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `drain` | new connections; leaving |
-//! | `tick`, `timer`, `stall` | what is done by the clock; deadlines of connections; of devices |
+//! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
+//! | `docroots` | which devices there are, for the master |
+//! | [`loan`] | who may speak on a connection that a disk thread has |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
 //! | [`exchange`], [`completions`] | what a disk thread does for the loop; its outcomes on the way back |
@@ -29,8 +31,10 @@ mod clerk;
 pub mod completions;
 pub mod conn;
 pub mod control;
+mod devices;
 mod discard;
 pub mod disk;
+mod docroots;
 mod drain;
 mod event_loop;
 pub mod exchange;
@@ -39,13 +43,13 @@ pub mod handover;
 pub mod http;
 mod lend;
 mod lines;
+pub mod loan;
 pub mod open_files;
 mod requests;
 pub mod scoreboard;
 mod serve;
 pub mod sidechannel;
 pub mod spec;
-mod stall;
 pub mod sys;
 #[cfg(test)]
 mod testing;
@@ -58,7 +62,9 @@ pub fn run(spec: spec::WorkerSpec) -> i32 {
     let id = spec.id;
     sys::memory::give_back_large_buffers();
     sys::signal::ignore_file_size_signal();
-    match event_loop::Worker::new(spec).and_then(|mut worker| worker.run()) {
+    // What is still open is closed by the kernel when the process ends: not by this thread.
+    let worker = event_loop::Worker::new(spec).map(std::mem::ManuallyDrop::new);
+    match worker.and_then(|mut worker| worker.run()) {
         Ok(()) => 0,
         Err(e) => {
             log::error!("worker {id}: {e}");

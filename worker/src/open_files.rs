@@ -1,17 +1,20 @@
 //! Files that were asked for again within a short time stay open for a second: a hot file then
 //! costs no open and no close. Loop thread only.
 //!
-//! An entry counts while its [`Mark`] stands, and for most of a second at most, so that what was
-//! done by hand is noticed too. During an upgrade the other generation counts its changes elsewhere:
-//! then the inode must be as it was as well. The clock's work gives up what does not count soon
-//! after: an open file keeps the blocks of a removed one, and a disk mounted.
+//! An entry is looked at whenever it is used: fstat(2) tells of a file that was removed, replaced,
+//! rewritten or grown, by whomever. Only a file that was renamed is not told from one that was not,
+//! for most of a second. The clock's work gives up what does not count soon after: an open file
+//! keeps the blocks of a removed one, and a disk mounted.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 use slab::Slab;
 
+use crate::disk::harmless;
+use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::http::get::Facts;
 use crate::scoreboard::Mark;
@@ -32,13 +35,23 @@ const RECENT_SETS: usize = 1024;
 /// An open file with what was found out about it.
 #[derive(Debug)]
 pub struct OpenFile {
-    fd: OwnedFd,
+    fd: DiskFd,
     /// What answers need to know.
     pub facts: Facts,
     /// Its owner's user number.
     pub owner: u32,
+    /// [`crate::disk::device::Traits`] has it.
+    pub sends_unlocked: bool,
+    times: Times,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
+}
+
+/// When content and inode changed last, to the nanosecond.
+type Times = [i64; 4];
+
+fn times(stat: &FileStat) -> Times {
+    [stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec]
 }
 
 /// The files that are kept.
@@ -76,42 +89,85 @@ pub(crate) struct Dropped {
 
 impl OpenFile {
     /// `mark`: taken before the file was opened; `None` where changes are not counted.
-    pub fn new(fd: OwnedFd, stat: &FileStat, mark: Option<Mark>) -> OpenFile {
-        let (facts, owner) = (Facts::from(stat), stat.st_uid);
-        OpenFile { fd, facts, owner, mark, view: OnceLock::new() }
+    pub fn new(fd: DiskFd, stat: &FileStat, mark: Option<Mark>, sends_unlocked: bool) -> OpenFile {
+        let (facts, owner, times) = (Facts::from(stat), stat.st_uid, times(stat));
+        OpenFile { fd, facts, owner, sends_unlocked, times, mark, view: OnceLock::new() }
     }
 
     /// True when no worker has changed it since, so that closing it frees no blocks.
-    pub fn is_unchanged(&self) -> bool {
+    fn is_unchanged(&self) -> bool {
         self.mark.is_some_and(|mark| mark.stands())
     }
 
-    /// True when it is what it was, as far as the inode tells: a process with another scoreboard
-    /// may have changed it, such as one of the other generation during an upgrade.
+    /// True when it has a name and is what it was when it was opened.
     fn is_as_it_was(&self) -> bool {
-        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink > 0 && Facts::from(&stat) == self.facts)
+        harmless::stat(&self.fd).is_ok_and(|stat| self.is_like(&stat) && stat.st_nlink > 0)
     }
 
-    /// True when it has no name any more, whoever took it away.
-    pub fn is_removed(&self) -> bool {
-        fstat(&self.fd).is_ok_and(|stat| stat.st_nlink == 0)
+    fn is_like(&self, stat: &FileStat) -> bool {
+        Facts::from(stat) == self.facts && times(stat) == self.times
     }
 
-    /// Whether a part of it is in the page cache: [`View::is_resident`] has the conditions.
-    pub fn is_resident(&self, offset: u64, len: u64) -> bool {
-        let view = self.view.get_or_init(|| View::new(self.fd.as_fd(), self.facts.size));
+    /// Whether a part of it, and what is behind it up to the end, is in the page cache, as far as
+    /// can be told: [`harmless::is_cached`].
+    pub fn is_cached(&self, offset: u64) -> Option<bool> {
+        harmless::is_cached(&self.fd, offset, self.facts.size)
+    }
+
+    /// Whether it is in the page cache and up to date from `offset` to its end:
+    /// [`View::is_resident`] has the conditions.
+    pub fn is_resident(&self, offset: u64) -> bool {
+        let view = self.view.get_or_init(|| harmless::view(&self.fd, self.facts.size));
+        let len = self.facts.size.saturating_sub(offset);
         view.as_ref().is_some_and(|view| view.is_resident(offset, len))
     }
 
-    /// The descriptor, to be closed where that may take its time.
-    pub fn into_fd(self) -> OwnedFd {
-        self.fd
+    /// Reads in the loop what [`OpenFile::is_cached`].
+    pub fn read_cached(&self, into: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<usize> {
+        harmless::read(&self.fd, into, len, offset)
     }
-}
 
-impl AsFd for OpenFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// Sends from the loop what [`OpenFile::is_resident`].
+    pub fn send_resident(
+        &self,
+        to: BorrowedFd<'_>,
+        offset: u64,
+        count: usize,
+    ) -> io::Result<usize> {
+        harmless::send(to, &self.fd, offset, count)
+    }
+
+    /// The descriptor, for who may wait.
+    pub fn get(&self, on: &OnDisk) -> BorrowedFd<'_> {
+        self.fd.get(on)
+    }
+
+    /// pread(2).
+    pub fn read_at(&self, on: &OnDisk, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.fd.read_at(on, buffer, offset)
+    }
+
+    /// Closes it in the loop, a moment after it was opened, if that frees nothing. The error gives
+    /// it back: a disk thread must.
+    pub fn close_fresh(self) -> Result<(), DiskFd> {
+        match self.is_unchanged() {
+            true => {
+                harmless::close_unchanged(self.fd);
+                Ok(())
+            }
+            false => self.close_kept(),
+        }
+    }
+
+    /// The same for one that has been open long enough to be removed by hand.
+    pub fn close_kept(self) -> Result<(), DiskFd> {
+        let OpenFile { fd, facts, times: known, .. } = self;
+        harmless::close(fd, |stat| Facts::from(stat) == facts && times(stat) == known)
+    }
+
+    /// The descriptor, to be closed where that may take its time.
+    pub fn into_fd(self) -> DiskFd {
+        self.fd
     }
 }
 
@@ -124,23 +180,14 @@ impl OpenFiles {
         OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
     }
 
-    /// The file of a path, if it is kept and still counts. `accompanied`: others may have changed
-    /// it, which [`crate::scoreboard::Scoreboard::accompanied`] knows.
-    pub(crate) fn get(
-        &self,
-        site: SiteId,
-        path: &DevPath,
-        now: u64,
-        accompanied: bool,
-    ) -> Option<Arc<OpenFile>> {
+    /// The file of a path, if it is kept and still counts.
+    pub(crate) fn get(&self, site: SiteId, path: &DevPath, now: u64) -> Option<Arc<OpenFile>> {
         if self.entries.is_empty() {
             return None;
         }
         let (_, key) = self.find(site, path, path.hash())?;
         let entry = &self.entries[key];
-        let file = &entry.file;
-        let good =
-            now < entry.until && file.is_unchanged() && (!accompanied || file.is_as_it_was());
+        let good = now < entry.until && entry.file.is_as_it_was();
         good.then(|| Arc::clone(&entry.file))
     }
 
@@ -154,7 +201,7 @@ impl OpenFiles {
         now: u64,
     ) -> Option<Dropped> {
         let hash = path.hash();
-        if self.sets.is_empty() || !self.was_asked_for(hash) || !file.is_unchanged() {
+        if self.sets.is_empty() || !self.was_asked_for(hash) {
             return None;
         }
         let set = self.set_of(hash);
@@ -181,7 +228,7 @@ impl OpenFiles {
 
     /// Gives up those that do not count any more.
     pub(crate) fn sweep(&mut self, now: u64) -> Vec<Dropped> {
-        let over = |entry: &Entry| now >= entry.until || !entry.file.is_unchanged();
+        let over = |entry: &Entry| now >= entry.until || !entry.file.is_as_it_was();
         let over: Vec<_> = self
             .entries
             .iter()
@@ -252,6 +299,8 @@ mod tests {
     use std::collections::HashSet;
     use std::fs::File;
 
+    use nix::sys::stat::fstat;
+
     use super::*;
     use crate::scoreboard::Scoreboard;
     use crate::spec::{DeviceKey, WorkerId};
@@ -282,7 +331,8 @@ mod tests {
             let name = self.folder.path().join(path.hash().to_string());
             let file = File::options().write(true).create(true).truncate(false).open(name).unwrap();
             let stat = fstat(&file).unwrap();
-            Arc::new(OpenFile::new(file.into(), &stat, Some(mark)))
+            OnDisk::in_test();
+            Arc::new(OpenFile::new(DiskFd::new(file.into()), &stat, Some(mark), true))
         }
 
         fn ask_twice(&mut self, path: &DevPath, now: u64) -> Option<Dropped> {
@@ -301,12 +351,12 @@ mod tests {
         let mut bench = Bench::new();
         let file = bench.open(&path(1));
         assert!(bench.files.keep(SITE, &path(1), &file, 10).is_none());
-        assert!(bench.files.get(SITE, &path(1), 10, true).is_none());
+        assert!(bench.files.get(SITE, &path(1), 10).is_none());
         assert!(bench.files.keep(SITE, &path(1), &file, 20).is_none());
         let last = 20 + LIFE_MS - 1;
-        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), last, true).unwrap(), &file));
-        assert!(bench.files.get(SiteId(1), &path(1), 20, true).is_none());
-        assert!(bench.files.get(SITE, &path(1), last + 1, true).is_none());
+        assert!(Arc::ptr_eq(&bench.files.get(SITE, &path(1), last).unwrap(), &file));
+        assert!(bench.files.get(SiteId(1), &path(1), 20).is_none());
+        assert!(bench.files.get(SITE, &path(1), last + 1).is_none());
         assert!(bench.files.sweep(last).is_empty());
         let dropped = bench.files.sweep(last + 1);
         assert_eq!(dropped.len(), 1);
@@ -315,38 +365,45 @@ mod tests {
     }
 
     #[test]
-    fn changed_file_is_not_served_and_is_given_up() {
+    fn what_was_done_to_a_file_is_seen_at_its_next_use() {
+        type Change = fn(std::path::PathBuf) -> io::Result<()>;
+        let changes: [Change; 4] = [
+            |name| std::fs::remove_file(name),
+            |name| std::fs::write(name, "longer"),
+            |name| {
+                std::fs::write(name.with_extension("new"), "")?;
+                std::fs::rename(name.with_extension("new"), name)
+            },
+            |name| File::options().write(true).open(name)?.set_modified(std::time::UNIX_EPOCH),
+        ];
         let mut bench = Bench::new();
-        bench.ask_twice(&path(1), 0);
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
-        let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
-        let change = slot.change(&path(1));
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
-        assert!(bench.ask_twice(&path(2), 1).is_none());
-        // Opened while it changes: which content it is, nobody knows.
-        bench.ask_twice(&path(1), 1);
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
-        drop(change);
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
-        assert_eq!(bench.files.sweep(1).len(), 1);
-        bench.ask_twice(&path(1), 1);
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
-        assert!(bench.files.forget(SITE, &path(1)).is_some());
-        assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
+        for change in changes {
+            bench.ask_twice(&path(1), 0);
+            assert!(bench.files.get(SITE, &path(1), 1).is_some());
+            change(bench.folder.path().join(path(1).hash().to_string())).unwrap();
+            assert!(bench.files.get(SITE, &path(1), 1).is_none());
+            assert_eq!(bench.files.sweep(1).len(), 1);
+        }
     }
 
     #[test]
-    fn change_that_was_not_counted_is_noticed() {
+    fn file_is_closed_in_the_loop_unless_that_frees_or_flushes_something() {
         let mut bench = Bench::new();
-        for change in [|name| std::fs::remove_file(name), |name| std::fs::write(name, "longer")] {
-            bench.ask_twice(&path(1), 0);
-            assert!(bench.files.get(SITE, &path(1), 1, true).is_some());
-            change(bench.folder.path().join(path(1).hash().to_string())).unwrap();
-            assert!(bench.files.get(SITE, &path(1), 1, true).is_none());
-            // Alone, it is noticed when the entry's time is over.
-            assert!(bench.files.get(SITE, &path(1), 1, false).is_some());
-            bench.files.forget(SITE, &path(1));
-        }
+        let name = bench.folder.path().join(path(1).hash().to_string());
+        let into_inner = |file| Arc::into_inner(file).unwrap();
+        assert!(into_inner(bench.open(&path(1))).close_fresh().is_ok());
+        let rewritten = into_inner(bench.open(&path(1)));
+        std::fs::write(&name, "more").unwrap();
+        assert!(rewritten.close_kept().is_err());
+        let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
+        let neighbour = into_inner(bench.open(&path(1)));
+        drop(slot.change(&path(1)));
+        assert!(neighbour.close_fresh().is_ok(), "its counter moved for another file");
+        let removed = into_inner(bench.open(&path(1)));
+        drop(slot.change(&path(1)));
+        std::fs::remove_file(&name).unwrap();
+        assert!(removed.close_fresh().is_err());
+        bench.files.forget(SITE, &path(1));
     }
 
     #[test]
@@ -355,7 +412,7 @@ mod tests {
         bench.files = OpenFiles::new(20);
         assert!(bench.ask_twice(&path(1), 0).is_none());
         assert!(bench.files.is_empty());
-        assert!(bench.files.get(SITE, &path(1), 0, true).is_none());
+        assert!(bench.files.get(SITE, &path(1), 0).is_none());
         assert!(bench.files.forget(SITE, &path(1)).is_none());
     }
 
@@ -368,8 +425,7 @@ mod tests {
             displaced.extend(bench.ask_twice(&path(n), n as u64 / 100).map(|d| d.path.hash()));
         }
         assert!(bench.files.entries.len() <= ROOM);
-        let kept =
-            (0..asked).filter(|n| bench.files.get(SITE, &path(*n), 0, true).is_some()).count();
+        let kept = (0..asked).filter(|n| bench.files.get(SITE, &path(*n), 0).is_some()).count();
         assert_eq!(kept, bench.files.entries.len());
         assert_eq!(kept + displaced.len(), asked);
         assert_eq!(bench.files.sweep(u64::MAX).len(), kept);

@@ -21,6 +21,9 @@ pub const MAX_WORKERS: usize = 512;
 pub const MAX_DEVICES: usize = 1024;
 /// Longest request path kept for the log of a crash: see PROTOCOL.md section 2.1.
 const PATH_WORDS: usize = 6;
+/// From this age on an operation is suspicious: nothing of its device is looked for in a loop
+/// meanwhile. DESIGN.md, "Where a request runs".
+const SUSPECT_MS: u64 = 250;
 /// Longest mount source that is kept.
 const SOURCE_WORDS: usize = 16;
 
@@ -112,6 +115,9 @@ pub struct DeviceSlot {
     pub in_flight: AtomicU32,
     /// Age of the oldest running one, in milliseconds; the owner writes it.
     pub oldest_ms: AtomicU64,
+    /// When the oldest running one began, in milliseconds of CLOCK_MONOTONIC; 0: none runs. The
+    /// owner writes it a few times a second.
+    pub oldest_began: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
     /// It was a mount and is a bare folder now; the owner writes it.
@@ -294,6 +300,13 @@ impl DeviceSlot {
     /// Written by the owner (stalled or not) and by the master (there or not).
     pub fn set_state(&self, state: DeviceState) {
         self.state.store(state as u8, Release);
+    }
+
+    /// True when an operation has been running for so long that the disk may be hanging. `now`:
+    /// milliseconds of CLOCK_MONOTONIC.
+    pub fn is_suspect(&self, now: u64) -> bool {
+        let began = self.oldest_began.load(Relaxed);
+        began != 0 && now.saturating_sub(began) >= SUSPECT_MS
     }
 
     /// How full the device was at the last look; `None` before the first. Never waits: a writer

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use nix::sys::stat::fstat;
-
 use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::{Device, DeviceDir};
-use crate::disk::open;
+use crate::disk::on_disk::DiskFd;
 use crate::disk::path::DevPath;
+use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
 use crate::exchange::{Op, Released, Work};
 use crate::handover;
@@ -26,11 +25,12 @@ use crate::http::status_of;
 use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
-use crate::sys::file;
 use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
 const SMALL: u64 = 16 * 1024;
+/// The same where the loop cannot send from the page cache.
+const SMALL_ON_XFS: u64 = 64 * 1024;
 /// Files up to this size are sent by the loop when all their pages are there.
 const INLINE: u64 = 1024 * 1024;
 
@@ -101,10 +101,14 @@ impl Worker {
             return Served::Answered(keep);
         }
         let site = self.conns[key].site;
+        if self.has_usage(site, &path) && !self.may_ask_for_usage(Device::key_of(site, &path)) {
+            return self.answer(Status::ServiceUnavailable503, keep);
+        }
         if request.method == Method::Delete {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
-            let op = Op::Delete(Delete { path, keep: request.keep_alive });
+            let (keep_alive, conditions) = (request.keep_alive, request.conditions);
+            let op = Op::Delete(Delete { path, keep: keep_alive, conditions });
             return self.on_disk(&device, op, keep);
         }
         if !self.has_usage(site, &path)
@@ -261,15 +265,15 @@ impl Worker {
         let served = match planned {
             Err(status) => Some(self.answer(status, keep)),
             Ok(None) => Some(Served::Answered(keep)),
-            Ok(Some(body)) if body.len <= SMALL => {
+            Ok(Some(body)) if self.is_readable(&file, body) => {
                 let len = body.len as usize;
-                let read = file::read_cached(file.as_fd(), &mut self.out, len, body.offset);
+                let read = file.read_cached(&mut self.out, len, body.offset);
                 (read.ok() == Some(len)).then(|| {
                     self.slot.bytes_out.fetch_add(body.len, Relaxed);
                     Served::Answered(keep)
                 })
             }
-            Ok(Some(body)) if self.is_inline(&file, body) => {
+            Ok(Some(body)) if self.is_sendable(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
                 let sending = Sending { transfer, request: *request, waits: false };
                 return Some(Served::Send(Box::new(sending)));
@@ -283,11 +287,33 @@ impl Worker {
         served
     }
 
-    /// Whether the loop may send a part of a file: mincore(2) tells the truth about it, and all
-    /// its pages are there.
-    fn is_inline(&self, file: &OpenFile, body: Extent) -> bool {
-        let told = file.owner == self.user || self.user == 0;
-        told && body.len <= INLINE && file.is_resident(body.offset, body.len)
+    /// Whether the loop may read a part of a file into the answer: all of the file from there on
+    /// is in the page cache.
+    fn is_readable(&self, file: &OpenFile, body: Extent) -> bool {
+        let most = if file.sends_unlocked { SMALL } else { SMALL_ON_XFS };
+        let rest = file.facts.size - body.offset;
+        body.len <= most
+            && rest <= INLINE
+            && file.is_cached(body.offset).unwrap_or_else(|| self.is_told(file, body))
+    }
+
+    /// Whether the loop may send a part of a file.
+    fn is_sendable(&self, file: &OpenFile, body: Extent) -> bool {
+        let rest = file.facts.size - body.offset;
+        file.sends_unlocked && rest <= INLINE && self.is_told(file, body)
+    }
+
+    /// All pages from there on are resident, and mincore(2) tells the truth about it.
+    fn is_told(&self, file: &OpenFile, body: Extent) -> bool {
+        (file.owner == self.user || self.user == 0) && file.is_resident(body.offset)
+    }
+
+    /// Whether anything of a device may be looked for in the loop: not while its disk may be
+    /// hanging, whatever is in memory.
+    pub(crate) fn may_look(&self, device: DeviceKey) -> bool {
+        self.board
+            .device(device)
+            .is_some_and(|slot| slot.state() == DeviceState::Ok && !slot.is_suspect(self.monotonic))
     }
 
     /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.
@@ -296,18 +322,29 @@ impl Worker {
         site: SiteId,
         path: &DevPath,
     ) -> Option<std::io::Result<Arc<OpenFile>>> {
-        if let Some(file) = self.files.get(site, path, self.now, self.board.accompanied()) {
+        let device = Device::key_of(site, path);
+        if !path.is_fid() || !self.may_look(device) {
+            return None;
+        }
+        if let Some(file) = self.files.get(site, path, self.now) {
             return Some(Ok(file));
         }
-        let device = self.device(Device::key_of(site, path));
+        let device = self.device(device);
         let dir = self.dir_for_reading(&device)?;
         let mark = self.board.device(device.key).map(|slot| slot.mark(path));
-        let fd = match open::cached(&dir, path.relative()) {
+        let fd = match harmless::open_cached(&dir, path.relative()) {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
         };
-        let stat = fstat(&fd).ok()?;
-        let file = Arc::new(OpenFile::new(fd, &stat, mark));
+        let stat = match harmless::stat(&fd) {
+            Ok(stat) => stat,
+            Err(_) => {
+                fd.close_elsewhere();
+                return None;
+            }
+        };
+        let sends_unlocked = dir.traits.sends_unlocked;
+        let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));
         if let Some(dropped) = self.files.keep(site, path, &file, self.now) {
             self.close_kept(dropped);
         }
@@ -318,11 +355,13 @@ impl Worker {
     /// The device's directory, where files may be looked up without waiting for a disk.
     pub(crate) fn dir_for_reading(&mut self, device: &Arc<Device>) -> Option<Arc<DeviceDir>> {
         let Some(dir) = device.dir_at_hand() else {
-            self.want_dir(device.key);
+            if !device.is_shut() {
+                self.want_dir(device.key);
+            }
             return None;
         };
         self.used.insert(device.key, self.now);
-        dir.inline_reads.then_some(dir)
+        (dir.traits.inline_reads && dir.is_tried()).then_some(dir)
     }
 
     /// The usage file's content, if the path names one and its device can be trusted to answer.
@@ -336,6 +375,11 @@ impl Worker {
         let disk = self.sites[usize::from(site.0)].docroot.join(key.to_string());
         let text = usage.text(&disk);
         Some((usage, text))
+    }
+
+    /// Without numbers the disk is asked, if it may be expected to answer at once.
+    fn may_ask_for_usage(&self, device: DeviceKey) -> bool {
+        !self.is_listed(device) || self.may_look(device)
     }
 
     /// Whether a path names a usage file that is answered from memory or, with its device stalled,
@@ -358,22 +402,25 @@ impl Worker {
         }
     }
 
-    /// The last close of a removed file frees its blocks, which may wait for the journal.
+    /// Closes a file that was opened a moment ago: here where that frees nothing, else in a disk
+    /// thread.
     pub(crate) fn close_file(&mut self, site: SiteId, path: &DevPath, file: Arc<OpenFile>) {
         if let Some(file) = Arc::into_inner(file)
-            && !file.is_unchanged()
+            && let Err(fd) = file.close_fresh()
         {
-            self.close_elsewhere(site, path, file);
+            self.close_elsewhere(site, path, fd);
         }
     }
 
-    /// The same for a file that has been open long enough to be removed by hand.
+    /// The same for a file that has been open for longer: without the device's directory it may be
+    /// what keeps the device mounted.
     pub(crate) fn close_kept(&mut self, dropped: Dropped) {
         let Dropped { site, path, file } = dropped;
-        if let Some(file) = Arc::into_inner(file)
-            && (!file.is_unchanged() || file.is_removed())
-        {
-            self.close_elsewhere(site, &path, file);
+        let Some(file) = Arc::into_inner(file) else { return };
+        let held = self.devices.get(&Device::key_of(site, &path)).is_some_and(|d| d.holds_dir());
+        let left = if held { file.close_kept() } else { Err(file.into_fd()) };
+        if let Err(fd) = left {
+            self.close_elsewhere(site, &path, fd);
         }
     }
 
@@ -392,16 +439,18 @@ impl Worker {
         any
     }
 
-    fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: OpenFile) {
+    fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: DiskFd) {
         let device = self.device(Device::key_of(site, path));
-        self.in_background(&device, Op::Release(Released::File(file.into_fd())));
+        self.in_background(&device, Op::Release(Released::File(file)));
     }
 
     /// Has a disk thread do something that no connection waits for.
     pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
         let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
-        // Never refused for the queue's length: dropping it here could block the loop.
-        let _ = self.pool(device).submit(work, usize::MAX);
+        // Never refused for the queue's length. Without threads it is not done: not here.
+        if let Err(work) = self.pool(device).submit(work, usize::MAX) {
+            errands::run(move |_| drop(work));
+        }
     }
 
     /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
@@ -434,7 +483,7 @@ impl Device {
 fn discard(unwanted: Unwanted, then: Then) -> Served {
     let left = match unwanted {
         Unwanted::Length(length) => Left::Length(length),
-        _ => Left::Chunked(Box::new(Chunked::new()), MOST_DISCARDED),
+        _ => Left::Chunked(Box::new(Chunked::new()), MOST_DISCARDED, 2 * MOST_DISCARDED),
     };
     Served::Discard(Box::new(Discard { left, then }))
 }

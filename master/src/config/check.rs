@@ -2,7 +2,8 @@
 //! the docroots; binds, forks and changes nothing.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +17,8 @@ use super::written::{Found, absolute};
 use super::{Config, Workers};
 use crate::privileges::Identity;
 
+/// Far more than any configuration file has.
+const LARGEST_FILE: u64 = 1 << 20;
 const NO_RELATIVE: &str = "relative paths are incompatible with --daemonize and SIGUSR2 upgrades";
 
 /// What was written on the command line. Kept by the master, which loads it again on SIGHUP.
@@ -27,6 +30,8 @@ pub struct Options {
     pub multi: bool,
     /// The settings among the options.
     pub entries: Vec<Entry>,
+    /// Options that are no settings and were given more than once.
+    pub repeated: Vec<String>,
     /// The environment's PATH: an upgrade finds its executable there.
     pub search_path: Option<OsString>,
 }
@@ -42,7 +47,12 @@ pub struct Loaded {
 
 /// Reads the files and checks everything. On failure all problems, warnings among them.
 pub fn load(options: &Options) -> Result<Loaded, Vec<Problem>> {
-    let mut check = Check { options, files: Vec::new(), problems: Vec::new() };
+    let (entries, problems) = parse::last_of_each(&options.entries);
+    let options = &Options { entries, ..options.clone() };
+    let mut check = Check { options, files: Vec::new(), problems };
+    for name in &options.repeated {
+        check.warn(format!("--{name} is given again"), Some(Origin::CommandLine));
+    }
     check.read_files();
     let config = check.config();
     let problems = check.problems;
@@ -64,7 +74,7 @@ pub(super) struct Check<'a> {
 impl Check<'_> {
     fn read_files(&mut self) {
         for path in &self.options.files {
-            match fs::read(path) {
+            match read_file(path) {
                 Ok(content) => {
                     let (entries, problems) = parse::file(path, &content);
                     self.files.push((path.clone(), entries));
@@ -216,6 +226,16 @@ impl Check<'_> {
             self.error(text, Some(origin));
         }
     }
+}
+
+/// A device or a pipe without end would be read for ever.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::other("more than 1 MiB is no configuration"));
+    }
+    Ok(content)
 }
 
 #[cfg(test)]

@@ -61,6 +61,9 @@ const NAMES: [(Key, &str); 24] = [
     (Key::Workers, "workers"),
 ];
 
+/// U+FEFF in UTF-8.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 impl Key {
     /// Every key there is.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -103,8 +106,16 @@ pub struct Entry {
 /// load; a known key without its value is an error.
 pub fn file(path: &Path, content: &[u8]) -> (Vec<Entry>, Vec<Problem>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
+    if content.starts_with(b"\xff\xfe") || content.starts_with(b"\xfe\xff") {
+        let text = format!("{} is UTF-16: it must be UTF-8", path.display());
+        return (entries, vec![Problem::error(text, None)]);
+    }
     for (index, line) in content.split(|b| *b == b'\n').enumerate() {
         let origin = Origin::File(path.to_owned(), index + 1);
+        if hides_a_line(line) {
+            let text = "a carriage return ends no line: what follows it is comment too";
+            problems.push(Problem::warning(text, Some(origin.clone())));
+        }
         match entry(line, origin) {
             Ok(None) => {}
             Ok(Some(entry)) => add(&mut entries, entry, &mut problems),
@@ -114,7 +125,19 @@ pub fn file(path: &Path, content: &[u8]) -> (Vec<Entry>, Vec<Problem>) {
     (entries, problems)
 }
 
+/// A comment in which a carriage return is followed by more.
+fn hides_a_line(line: &[u8]) -> bool {
+    let comment = line.iter().position(|b| *b == b'#').map_or(&line[..0], |at| &line[at..]);
+    let within = comment.trim_ascii_end();
+    within.split(|b| *b == b'\r').skip(1).any(|rest| {
+        let end = rest.iter().position(|b| *b == b'#').unwrap_or(rest.len());
+        rest[..end].contains(&b'=')
+    })
+}
+
+/// An editor's byte order mark may begin the file, and each line of files that were joined.
 fn entry(line: &[u8], origin: Origin) -> Result<Option<Entry>, Problem> {
+    let line = line.strip_prefix(BOM).unwrap_or(line);
     let end = line.iter().position(|b| *b == b'#').unwrap_or(line.len());
     let Ok(line) = str::from_utf8(&line[..end]) else {
         return Err(Problem::error("not UTF-8", Some(origin)));
@@ -145,12 +168,23 @@ fn is_word(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// The last of several lines counts, as in the Perl daemon.
+/// Of a setting that is given again the last one counts, as in both old daemons.
+pub fn last_of_each(entries: &[Entry]) -> (Vec<Entry>, Vec<Problem>) {
+    let (mut last, mut problems) = (Vec::new(), Vec::new());
+    entries.iter().for_each(|entry| add(&mut last, entry.clone(), &mut problems));
+    (last, problems)
+}
+
 fn add(entries: &mut Vec<Entry>, entry: Entry, problems: &mut Vec<Problem>) {
     let earlier = entries.iter().position(|e| e.key == entry.key && !e.key.repeats());
     if let Some(earlier) = earlier {
-        let Entry { key, origin, .. } = entries.remove(earlier);
-        let text = format!("{} is given again, ignored is {origin}", key.name());
+        let Entry { key, origin, value } = entries.remove(earlier);
+        let ignored = match origin {
+            Origin::CommandLine if value.is_empty() => String::new(),
+            Origin::CommandLine => format!(", ignored is '{}'", value.escape_debug()),
+            line => format!(", ignored is {line}"),
+        };
+        let text = format!("{} is given again{ignored}", key.name());
         problems.push(Problem::warning(text, Some(entry.origin.clone())));
     }
     entries.push(entry);
@@ -190,6 +224,32 @@ mod tests {
         let meant =
             vec![pair(Key::Docroot, "/d"), pair(Key::Maxconns, "5"), pair(Key::Pidfile, "a = b")];
         assert_eq!(read(text), (meant, vec![]));
+    }
+
+    #[test]
+    fn byte_order_marks_are_passed_over() {
+        let meant = vec![pair(Key::Docroot, "/d"), pair(Key::Maxconns, "5")];
+        assert_eq!(read("\u{feff}docroot = /d\r\n\u{feff}maxconns = 5"), (meant, vec![]));
+        assert_eq!(read("\u{feff}# hello\n\u{feff}\n\u{feff}"), (vec![], vec![]));
+        let (_, problems) = file(Path::new("f"), b"\xff\xfed\0o\0c\0");
+        assert_eq!(problems[0].to_string(), "E: f is UTF-16: it must be UTF-8");
+    }
+
+    #[test]
+    fn form_feeds_and_other_blanks_are_blanks() {
+        let meant = vec![pair(Key::Docroot, "/d"), pair(Key::Maxconns, "5")];
+        assert_eq!(
+            read("\x0c\n\x0bdocroot\u{a0}=\u{a0}/d\x0c\nmaxconns\x0c=5\x0c\r"),
+            (meant, vec![])
+        );
+    }
+
+    #[test]
+    fn line_that_a_carriage_return_hides_is_told() {
+        let (entries, problems) = read("# old\rdocroot = /d\r");
+        assert_eq!(entries, []);
+        assert!(problems[0].starts_with("W: a carriage return ends no line"), "{problems:?}");
+        assert_eq!(read("# hello\r\n# a = b\r\n"), (vec![], vec![]));
     }
 
     #[test]
@@ -309,15 +369,18 @@ mod tests {
         fn any_bytes_read_without_panic_and_every_line_is_accounted_for(
             content in prop::collection::vec(any::<u8>(), 0..200)
         ) {
+            prop_assume!(!content.starts_with(b"\xff\xfe") && !content.starts_with(b"\xfe\xff"));
             let (entries, problems) = file(Path::new("f"), &content);
             let told = content
                 .split(|b| *b == b'\n')
                 .filter(|line| {
+                    let line = line.strip_prefix(BOM).unwrap_or(line);
                     let text = line.split(|b| *b == b'#').next().unwrap_or_default();
                     !String::from_utf8_lossy(text).trim().is_empty()
                 })
                 .count();
-            prop_assert_eq!(entries.len() + problems.len(), told);
+            let hidden = content.split(|b| *b == b'\n').filter(|line| hides_a_line(line)).count();
+            prop_assert_eq!(entries.len() + problems.len(), told + hidden);
         }
     }
 }

@@ -24,14 +24,25 @@ pub enum Server {
 
 /// `IP:PORT`, `:PORT`, `PORT` or `[IPv6]:PORT`. Port 0 lets the kernel choose.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    socket_address(text).ok_or_else(|| {
+    let address = socket_address(text).ok_or_else(|| {
+        let text = text.escape_debug();
         format!("'{text}' is not an address: write IP:PORT, :PORT, PORT or [IPv6]:PORT")
-    })
+    })?;
+    match address.ip() {
+        IpAddr::V6(ip) if let Some(v4) = ip.to_ipv4_mapped() => {
+            Err(format!("'{text}' is an IPv4 address: write {v4}:{}", address.port()))
+        }
+        ip if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) => {
+            Err(format!("'{text}' is the address of many: no connection can be made to it"))
+        }
+        _ => Ok(address),
+    }
 }
 
 /// Seconds, with decimals if wanted, or with a suffix: `ms`, `s`, `m`, `h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     scaled(text).ok_or_else(|| {
+        let text = text.escape_debug();
         format!("'{text}' is not a duration: write seconds (60, 0.5), or 500ms, 60s, 10m, 1h")
     })
 }
@@ -47,6 +58,7 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
 /// A decimal number in a range.
 pub fn number(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
     digits(text).filter(|n| range.contains(n)).ok_or_else(|| {
+        let text = text.escape_debug();
         format!("'{text}' is not a number from {} to {}", range.start(), range.end())
     })
 }
@@ -207,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_nobody_can_connect_to_are_refused_with_the_reason() {
+        let told = |text| address(text).unwrap_err();
+        let meant = "'[::ffff:127.0.0.1]:7500' is an IPv4 address: write 127.0.0.1:7500";
+        assert_eq!(told("[::ffff:127.0.0.1]:7500"), meant);
+        for text in ["224.0.0.1:80", "255.255.255.255:80", "[ff02::1]:80"] {
+            assert!(told(text).contains("the address of many"), "{text}");
+        }
+        assert!(told("1.2.3.4:80\0").starts_with("'1.2.3.4:80\\0' is not an address"));
+    }
+
+    #[test]
     fn durations_have_decimals_and_suffixes() {
         for (text, millis) in [
             ("60", 60_000),
@@ -315,6 +338,8 @@ mod tests {
         fn any_socket_address_is_read_as_std_prints_it(v6: bool, ip: u128, port: u16) {
             let ip = if v6 { IpAddr::V6(ip.into()) } else { IpAddr::V4((ip as u32).into()) };
             let meant = SocketAddr::new(ip, port);
+            let of_many = ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+            prop_assume!(!of_many && ip.to_canonical() == ip);
             prop_assert_eq!(address(&meant.to_string()), Ok(meant));
         }
 

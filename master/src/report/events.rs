@@ -20,6 +20,10 @@ pub struct EventPipe {
     out: Option<File>,
     /// The rest of a line that has begun, or a line that waits. No more than one.
     rest: Vec<u8>,
+    /// How many events are lost with it if it never goes.
+    worth: u64,
+    /// Part of it is out.
+    begun: bool,
     lost: u64,
     /// The reader has gone. The descriptor stays open: a successor is told its number.
     deserted: bool,
@@ -150,10 +154,14 @@ struct Line<'a> {
 }
 
 impl EventPipe {
-    /// Takes over the descriptor `status_fd`. `None`: it is not open.
+    /// Takes over the descriptor `status_fd`. `None`: it is not open, or not for writing.
     pub fn open(number: RawFd) -> Option<EventPipe> {
         let fd = detached_from_stdio(adopt_inherited(number)?).ok()?;
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+        let mode = fcntl(&fd, FcntlArg::F_GETFL).ok()? & libc::O_ACCMODE;
+        if mode == libc::O_RDONLY {
+            return None;
+        }
         let original = fd.as_raw_fd() == number;
         Some(EventPipe { out: Some(File::from(fd)), original, ..EventPipe::default() })
     }
@@ -169,35 +177,54 @@ impl EventPipe {
             return;
         }
         self.push();
-        if self.rest.is_empty() {
-            self.rest = encoded(event);
+        if self.rest.is_empty() && self.lost == 0 {
+            self.put(encoded(event), 1);
             self.push();
         } else {
             self.lost += 1;
         }
     }
 
-    /// Writes as much of what waits as goes without waiting; true when nothing is left.
+    /// Writes as much of what waits as goes without waiting; false if it is to be tried again
+    /// soon.
     pub fn push(&mut self) -> bool {
         while self.refill() {
-            if let Err(e) = self.write_some() {
-                if e.kind() == io::ErrorKind::WouldBlock {
-                    return false;
+            match self.write_some() {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(e) if is_full(&e) => {
+                    self.give_up_line();
+                    return true;
                 }
-                log::info!("status pipe: {e}: no more events");
-                self.deserted = true;
-                self.rest.clear();
-                self.lost = 0;
+                Err(e) => {
+                    log::info!("status pipe: {e}: no more events");
+                    self.deserted = true;
+                    self.rest.clear();
+                    self.lost = 0;
+                }
             }
         }
         true
+    }
+
+    fn put(&mut self, line: Vec<u8>, worth: u64) {
+        (self.rest, self.worth, self.begun) = (line, worth, false);
+    }
+
+    /// A file has no room now: the next event tries again. A line that has begun is kept, for
+    /// its rest belongs there.
+    fn give_up_line(&mut self) {
+        if !self.begun {
+            self.rest.clear();
+            self.lost += self.worth;
+        }
     }
 
     /// Once there is room again, the loss is told before anything else.
     fn refill(&mut self) -> bool {
         if self.rest.is_empty() && self.lost > 0 {
             let lines = std::mem::take(&mut self.lost);
-            self.rest = encoded(&Event::Lost { lines });
+            self.put(encoded(&Event::Lost { lines }), lines);
         }
         !self.rest.is_empty()
     }
@@ -209,12 +236,21 @@ impl EventPipe {
         }
         let piece = &self.rest[..self.rest.len().min(MOST_AT_ONCE)];
         match out.write(piece) {
-            Ok(written) => drop(self.rest.drain(..written)),
+            Ok(written) => {
+                self.begun |= written > 0;
+                drop(self.rest.drain(..written));
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
         Ok(())
     }
+}
+
+/// A file's limit, its disk or a quota; not the end of its reader.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull)
 }
 
 /// Whether a small write goes at once. A reader that is gone counts: the write tells.
@@ -328,8 +364,28 @@ mod tests {
         assert!(events.push());
     }
 
+    /// /dev/full refuses every write with ENOSPC; the pipe then takes what is told afterwards.
     #[test]
-    fn number_that_is_not_open_is_refused() {
+    fn file_without_room_loses_lines_and_tells_how_many_later() {
+        let (mut reader, mut events) = pipe();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let pipe = events.out.replace(full);
+        for _ in 0..3 {
+            events.tell(&Event::Draining);
+            assert!(events.push(), "nothing is to be tried again at once");
+        }
+        events.out = pipe;
+        events.tell(&Event::Stopped);
+        let told = next(&mut reader);
+        assert_eq!((&told["event"], told["lines"].as_u64()), (&"lost".into(), Some(3)));
+        assert_eq!(next(&mut reader)["event"], "stopped");
+    }
+
+    #[test]
+    fn number_that_is_not_open_for_writing_is_refused() {
         assert!(EventPipe::open(999_999).is_none());
+        let (reader, _writer) = io::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        assert!(EventPipe::open(OwnedFd::from(reader).into_raw_fd()).is_none());
     }
 }

@@ -39,7 +39,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rmogstored_worker::control::{Channel, Down, Up};
 use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
-use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
+use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
 
@@ -162,7 +162,6 @@ impl Supervisor {
         let events = event_pipe(&config)?;
         let board = Scoreboard::new().map_err(MasterError::system("mmap"))?;
         let poll = Poll::new().map_err(MasterError::system("epoll_create"))?;
-        crate::sys::restore(&[Signal::SIGCHLD]); // ignored, its children could not be waited for
         let signals = Signals::new(&SIGNALS).map_err(MasterError::system("signalfd"))?;
         let now = Instant::now();
         let generation = origin.map_or(1, |origin| origin.generation);
@@ -423,6 +422,11 @@ impl Supervisor {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
             Up::Shutdown => self.policy.handle(Event::Quit, now),
+            Up::Devices { site, devids } => {
+                self.plan.devices.hear(SiteId(site), devids);
+                self.next_look = now;
+                Vec::new()
+            }
             Up::AioThreads { threads } => {
                 self.plan.settings.aio_threads = threads.clamp(1, 100);
                 self.links.send_all(&Down::AioThreads { threads: self.plan.settings.aio_threads });

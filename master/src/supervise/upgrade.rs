@@ -154,7 +154,7 @@ impl Supervisor {
         let result =
             kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
         let environment = self.environment(pipe.as_fd());
-        sys::restore(&[Signal::SIGPIPE]);
+        sys::restore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
         let errno = match (result, SigSet::empty().thread_set_mask()) {
             (Some(Err(errno)), _) | (_, Err(errno)) => errno,
             _ => execve(path, words, &environment).unwrap_err(),

@@ -2,7 +2,7 @@
 //! held for moving a pointer, never over a system call that can block.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,15 +11,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, fstat, stat};
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC,
-    fstatfs,
-};
+use nix::sys::stat::{Mode, stat};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::FsFlags;
 
 use crate::disk::busy::{self, Disk};
 use crate::disk::commit;
+use crate::disk::errands;
+use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::spec::DeviceKey;
 
 /// From this age on a directory descriptor is not used for new operations, so that a disk mounted
@@ -34,7 +33,7 @@ pub struct Device {
     /// Which one.
     pub key: DeviceKey,
     path: PathBuf,
-    dir: Mutex<Option<Arc<DeviceDir>>>,
+    dirs: Mutex<Dirs>,
     swept: AtomicBool,
     /// It has a usage file, and requests for that are answered from memory.
     pub usage: bool,
@@ -57,17 +56,45 @@ struct Looked {
     bare: bool,
 }
 
+/// The directories of a device that are open.
+#[derive(Debug, Default)]
+struct Dirs {
+    current: Option<Arc<DeviceDir>>,
+    /// Not used for anything new. They stay here until nobody else has them, so that the last one
+    /// to let go of a directory is always [`Device::let_go`].
+    retired: Vec<Arc<DeviceDir>>,
+    /// The owner has said that nothing is read in a loop here.
+    shut: Option<Instant>,
+}
+
+impl Dirs {
+    fn retire(&mut self) {
+        self.retired.extend(self.current.take());
+    }
+}
+
 /// A descriptor of the device's directory and what was found out about the filesystem.
 #[derive(Debug)]
 pub struct DeviceDir {
-    fd: OwnedFd,
+    fd: DiskFd,
     opened: Instant,
+    /// What a loop may do there.
+    pub traits: Traits,
+    /// O_TMPFILE works, as far as is known.
+    pub anonymous_files: AtomicBool,
+    /// A disk thread has opened a file since the filesystem was mounted: [`DeviceDir::is_tried`].
+    tried: AtomicBool,
+}
+
+/// What a loop may do with the files of a filesystem that are in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
     /// Opens and reads of cached files do no I/O here.
     pub inline_reads: bool,
     /// Reading updates access times unless O_NOATIME is given.
     pub updates_atime: bool,
-    /// O_TMPFILE works, as far as is known.
-    pub anonymous_files: AtomicBool,
+    /// sendfile(2) of resident pages takes no lock that a writer of the file holds.
+    pub sends_unlocked: bool,
 }
 
 impl Device {
@@ -80,7 +107,7 @@ impl Device {
         Device {
             key,
             path,
-            dir: Mutex::new(None),
+            dirs: Mutex::default(),
             swept: AtomicBool::new(false),
             usage: usage && key.devid > 0,
             looking: AtomicBool::new(false),
@@ -110,14 +137,14 @@ impl Device {
     }
 
     /// The disk under the device; `afresh`: looked up even if nothing seems to have changed, for
-    /// the number of a filesystem that has gone may be given to the next one. Disk threads.
-    pub fn disk(&self, dir: &DeviceDir, afresh: bool) -> Disk {
-        let st_dev = fstat(dir).map_or(0, |facts| facts.st_dev);
+    /// the number of a filesystem that has gone may be given to the next one.
+    pub fn disk(&self, on: &OnDisk, dir: &DeviceDir, afresh: bool) -> Disk {
+        let st_dev = dir.fd.stat(on).map_or(0, |facts| facts.st_dev);
         let known = self.looked().disk.clone();
         match known {
             Some((number, disk)) if number == st_dev && !afresh => disk,
             _ => {
-                let disk = busy::disk_of(st_dev);
+                let disk = busy::disk_of(dir.get(on), st_dev);
                 self.looked().disk = Some((st_dev, disk.clone()));
                 disk
             }
@@ -142,28 +169,63 @@ impl Device {
 
     /// The directory for a read that must not block, if it is open and not too old. Loop thread.
     pub fn dir_at_hand(&self) -> Option<Arc<DeviceDir>> {
-        self.lock().clone().filter(|dir| dir.opened.elapsed() < STALE)
+        self.lock().current.clone().filter(|dir| dir.opened.elapsed() < STALE)
     }
 
-    /// The directory, opened now if need be. Disk threads only: this waits for the disk.
-    pub fn dir(&self) -> io::Result<Arc<DeviceDir>> {
-        if let Some(dir) = self.lock().clone().filter(|dir| dir.opened.elapsed() < FRESH) {
+    /// True when the owner has said lately that a loop has nothing to look for here.
+    pub fn is_shut(&self) -> bool {
+        self.lock().shut.is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    /// The owner has said so.
+    pub fn shut(&self) {
+        let mut dirs = self.lock();
+        dirs.shut = Some(Instant::now());
+        dirs.retire();
+    }
+
+    /// The directory, opened now if need be: this waits for the disk.
+    pub fn dir(&self, on: &OnDisk) -> io::Result<Arc<DeviceDir>> {
+        if let Some(dir) = self.lock().current.clone().filter(|dir| dir.opened.elapsed() < FRESH) {
             return Ok(dir);
         }
-        let opened = DeviceDir::open(&self.path).and_then(|dir| self.insist_on_mount(dir));
-        let dir = opened.inspect_err(|_| self.drop_dir())?;
-        let dir = Arc::new(dir);
-        self.sweep_once(&dir);
-        *self.lock() = Some(Arc::clone(&dir));
+        let opened = DeviceDir::open(on, &self.path).and_then(|dir| self.insist_on_mount(on, dir));
+        let before = self.lock().current.clone();
+        if let (Ok(dir), Some(before)) = (&opened, before) {
+            // The filesystem has not been unmounted meanwhile: that was held open.
+            let same = dir.fd.stat(on)?.st_dev == before.fd.stat(on)?.st_dev;
+            dir.tried.store(same && before.is_tried(), Relaxed);
+        }
+        self.lock().retire();
+        self.let_go(on);
+        let dir = Arc::new(opened?);
+        self.sweep_once(on, &dir);
+        let mut dirs = self.lock();
+        dirs.retire(); // Another thread's, opened at the same time.
+        dirs.current = Some(Arc::clone(&dir));
         Ok(dir)
+    }
+
+    /// Closes the directories that nobody uses any more.
+    pub fn let_go(&self, _: &OnDisk) {
+        let mut unused = Vec::new();
+        self.lock().retired.retain(|dir| {
+            // A count of one is final: nobody takes a retired one.
+            let used = Arc::strong_count(dir) > 1;
+            if !used {
+                unused.push(Arc::clone(dir));
+            }
+            used
+        });
+        drop(unused); // The lock, which the loop takes, is free.
     }
 
     /// Refuses the bare mount point of a disk that has been unmounted: what is stored there fills
     /// the root disk, and cannot be found again once the disk is back. `ENOMEDIUM`, "No medium
-    /// found". Disk threads.
-    pub fn insist_on_mount(&self, dir: DeviceDir) -> io::Result<DeviceDir> {
+    /// found".
+    pub fn insist_on_mount(&self, on: &OnDisk, dir: DeviceDir) -> io::Result<DeviceDir> {
         let folder = self.path.parent().unwrap_or(&self.path);
-        let is_mount = stat(folder)?.st_dev != fstat(&dir)?.st_dev;
+        let is_mount = stat(folder)?.st_dev != dir.fd.stat(on)?.st_dev;
         let mut looked = self.looked();
         looked.mounted |= is_mount;
         let bare = looked.mounted && !is_mount && self.key.devid > 0;
@@ -179,72 +241,114 @@ impl Device {
         if bare { Err(Errno::ENOMEDIUM.into()) } else { Ok(dir) }
     }
 
-    /// Removes what killed processes left, before this one leaves anything. Disk threads.
-    pub fn sweep_once(&self, dir: &DeviceDir) {
+    /// Removes what killed processes left, before this one leaves anything.
+    pub fn sweep_once(&self, on: &OnDisk, dir: &DeviceDir) {
         if !self.swept.swap(true, Relaxed) {
-            commit::sweep(dir, &self.path);
+            commit::sweep(on, dir, &self.path);
         }
     }
 
     /// True when the directory should be opened anew before it gets too old for cached reads.
     pub fn wants_refresh(&self) -> bool {
-        self.lock().as_ref().is_none_or(|dir| dir.opened.elapsed() >= FRESH)
+        self.lock().current.as_ref().is_none_or(|dir| dir.opened.elapsed() >= FRESH)
     }
 
-    /// Takes over a directory that the owner has opened and sent. Loop thread.
-    pub fn adopt_dir(&self, fd: OwnedFd, inline_reads: bool, updates_atime: bool) {
+    /// Takes over a directory that the owner has opened and sent. The one before it is to be let
+    /// go by a disk thread. Loop thread.
+    pub fn adopt_dir(&self, fd: DiskFd, traits: Traits) {
         let dir = DeviceDir {
             fd,
             opened: Instant::now(),
-            inline_reads,
-            updates_atime,
+            traits,
             anonymous_files: AtomicBool::new(true),
+            tried: AtomicBool::new(true),
         };
-        *self.lock() = Some(Arc::new(dir));
+        let mut dirs = self.lock();
+        dirs.retire();
+        dirs.current = Some(Arc::new(dir));
     }
 
-    /// Lets the descriptor go, so that the device can be unmounted.
-    pub fn drop_dir(&self) {
-        self.lock().take();
+    /// Has no more use for the directory, so that the device can be unmounted once a disk thread
+    /// has let it go. Loop thread.
+    pub fn retire_dir(&self) {
+        self.lock().retire();
+    }
+
+    /// True while any directory of the device is open here: it cannot be unmounted.
+    pub fn holds_dir(&self) -> bool {
+        let dirs = self.lock();
+        dirs.current.is_some() || !dirs.retired.is_empty()
+    }
+
+    /// True when a disk thread should be asked for [`Device::let_go`].
+    pub fn has_retired(&self) -> bool {
+        !self.lock().retired.is_empty()
     }
 
     fn looked(&self) -> MutexGuard<'_, Looked> {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<DeviceDir>>> {
-        self.dir.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Dirs> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Device {
+    /// The last one to know a device that is not listed may be the loop.
+    fn drop(&mut self) {
+        let mut dirs = std::mem::take(&mut *self.lock());
+        dirs.retire();
+        if !dirs.retired.is_empty() {
+            errands::run(move |_| drop(dirs));
+        }
     }
 }
 
 impl DeviceDir {
-    /// Opens it without keeping it. Disk threads.
-    pub fn open(path: &Path) -> io::Result<DeviceDir> {
+    /// Opens it without keeping it.
+    pub fn open(on: &OnDisk, path: &Path) -> io::Result<DeviceDir> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = open(path, flags, Mode::empty())?;
-        let filesystem = fstatfs(&fd)?;
+        let fd = DiskFd::new(open(path, flags, Mode::empty())?);
+        let filesystem = fstatfs(fd.get(on))?;
+        let kind = filesystem.filesystem_type();
         let quiet = FsFlags::ST_NOATIME | FsFlags::ST_RDONLY;
-        Ok(DeviceDir {
-            fd,
-            opened: Instant::now(),
-            inline_reads: answers_from_cache(filesystem.filesystem_type()),
+        let traits = Traits {
+            inline_reads: answers_from_cache(kind),
             updates_atime: !filesystem.flags().intersects(quiet),
-            anonymous_files: AtomicBool::new(true),
-        })
+            sends_unlocked: kind != XFS_SUPER_MAGIC,
+        };
+        let (anonymous_files, tried) = (AtomicBool::new(true), AtomicBool::new(false));
+        Ok(DeviceDir { fd, opened: Instant::now(), traits, anonymous_files, tried })
     }
-}
 
-impl AsFd for DeviceDir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// Its descriptor, for who may wait.
+    pub fn get(&self, on: &OnDisk) -> BorrowedFd<'_> {
+        self.fd.get(on)
+    }
+
+    /// A file has been opened.
+    pub fn note_open(&self, _: &OnDisk) {
+        self.tried.store(true, Relaxed);
+    }
+
+    /// True when a file has been opened since the filesystem was mounted. The first open notes the
+    /// name of the mount in a journal transaction (`ext4_sample_last_mounted`): not in a loop.
+    pub fn is_tried(&self) -> bool {
+        self.tried.load(Relaxed)
+    }
+
+    /// The same for [`crate::disk::harmless`].
+    pub(in crate::disk) fn in_loop(&self) -> BorrowedFd<'_> {
+        self.fd.in_loop()
     }
 }
 
 /// Filesystems whose open and fstat of a cached file do no I/O. FUSE and network filesystems send
-/// a message and wait for the answer.
+/// a message and wait for the answer; f2fs takes the inode's lock when a file is opened; tmpfs has
+/// no RWF_NOWAIT, and its pages may be in the swap.
 fn answers_from_cache(kind: FsType) -> bool {
-    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC]
-        .contains(&kind)
+    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind)
 }
 
 #[cfg(test)]
@@ -257,14 +361,21 @@ mod tests {
         let docroot = tempfile::tempdir().unwrap();
         let device = Device::new(DeviceKey { site: SiteId(0), devid: 3 }, docroot.path(), false);
         assert!(device.dir_at_hand().is_none());
-        assert_eq!(device.dir().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let on = OnDisk::in_test();
+        assert_eq!(device.dir(&on).unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::create_dir(docroot.path().join("dev3")).unwrap();
-        let first = device.dir().unwrap();
-        assert!(Arc::ptr_eq(&first, &device.dir().unwrap()));
+        let first = device.dir(&on).unwrap();
+        assert!(Arc::ptr_eq(&first, &device.dir(&on).unwrap()));
         assert!(Arc::ptr_eq(&first, &device.dir_at_hand().unwrap()));
-        device.drop_dir();
+        device.retire_dir();
+        assert!(device.has_retired());
+        device.let_go(&on);
+        assert!(device.has_retired(), "the test has it");
+        drop(first);
+        device.let_go(&on);
+        assert!(!device.has_retired());
         assert!(device.dir_at_hand().is_none());
-        assert!(!Arc::ptr_eq(&first, &device.dir().unwrap()));
+        device.dir(&on).unwrap();
     }
 
     #[test]

@@ -2,62 +2,85 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 
 use crate::disk::device::{Device, DeviceDir};
-use crate::sys::file::{BENEATH, CACHED, open_below};
+use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::sys::file::{BENEATH, open_below};
 
 /// Never blocks on a FIFO or a device node, never becomes the controlling terminal.
-const READ: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+pub(in crate::disk) const READ: i32 = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
 
-/// Opens a file for reading if that needs no disk at all. Loop thread. `WouldBlock`: only the
-/// disk knows. `EPERM`: O_NOATIME was refused, so that reading would change the inode.
-pub fn cached(dir: &DeviceDir, path: &CStr) -> io::Result<OwnedFd> {
-    let quiet = if dir.updates_atime { libc::O_NOATIME } else { 0 };
-    open_below(dir.as_fd(), path, READ | quiet, 0, CACHED)
-}
-
-/// Opens a file for reading. Disk threads.
-pub fn for_reading(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<OwnedFd> {
-    match inside(device, dir, path, READ | libc::O_NOATIME, 0) {
-        Err(e) if e.raw_os_error() == Some(libc::EPERM) => inside(device, dir, path, READ, 0),
+/// Opens a file for reading.
+pub fn for_reading(
+    on: &OnDisk,
+    device: &Device,
+    dir: &DeviceDir,
+    path: &CStr,
+) -> io::Result<DiskFd> {
+    let opened = match inside(on, device, dir, path, READ | libc::O_NOATIME, 0) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => inside(on, device, dir, path, READ, 0),
         other => other,
-    }
+    };
+    opened.inspect(|_| dir.note_open(on))
 }
 
 /// openat2 below the device, for any flags. Absolute links that point into the device are
-/// followed too, which the kernel alone would refuse. Disk threads.
+/// followed too, which the kernel alone would refuse.
 pub fn inside(
+    on: &OnDisk,
     device: &Device,
     dir: &DeviceDir,
     path: &CStr,
     flags: i32,
     mode: u32,
-) -> io::Result<OwnedFd> {
-    match open_below(dir.as_fd(), path, flags, mode, BENEATH) {
+) -> io::Result<DiskFd> {
+    let opened = match open_below(dir.get(on), path, flags, mode, BENEATH) {
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
-            let resolved = resolve(device.path(), path).ok_or(e)?;
-            open_below(dir.as_fd(), &resolved, flags, mode, BENEATH)
+            let resolved = resolve(on, device.path(), path).ok_or(e)?;
+            open_below(dir.get(on), &resolved, flags, mode, BENEATH)
         }
         other => other,
-    }
+    };
+    opened.map(DiskFd::new)
 }
 
-/// `EISDIR` where a folder has the name, so that no file can get it. Disk threads.
-pub fn refuse_folder(device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<()> {
+/// `EISDIR` where a folder has the name, so that no file can get it.
+pub fn refuse_folder(on: &OnDisk, device: &Device, dir: &DeviceDir, path: &CStr) -> io::Result<()> {
     let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
-    match inside(device, dir, path, flags, 0) {
+    match inside(on, device, dir, path, flags, 0) {
         Ok(_) => Err(Errno::EISDIR.into()),
         Err(_) => Ok(()),
     }
 }
 
+/// The time of the file that has the name, in seconds since 1970; `None`: there is none. `EISDIR`:
+/// a folder.
+pub fn modified(
+    on: &OnDisk,
+    device: &Device,
+    dir: &DeviceDir,
+    path: &CStr,
+) -> io::Result<Option<i64>> {
+    let file = match inside(on, device, dir, path, libc::O_PATH, 0) {
+        Ok(file) => file,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    let facts = file.stat(on)?;
+    match facts.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => Err(Errno::EISDIR.into()),
+        _ => Ok(Some(facts.st_mtime)),
+    }
+}
+
 /// Where a path with absolute links really is, seen from the device; `None` when it is outside.
-fn resolve(device: &Path, path: &CStr) -> Option<CString> {
+fn resolve(_: &OnDisk, device: &Path, path: &CStr) -> Option<CString> {
     let base = device.canonicalize().ok()?;
     let real = base.join(OsStr::from_bytes(path.to_bytes())).canonicalize().ok()?;
     let below = real.strip_prefix(&base).ok()?;
@@ -82,12 +105,13 @@ mod tests {
         symlink("../secret", dev.join("out")).unwrap();
         symlink(docroot.path().join("secret"), dev.join("far")).unwrap();
         let device = Device::new(DeviceKey { site: SiteId(0), devid: 1 }, docroot.path(), false);
-        let dir = device.dir().unwrap();
+        let on = OnDisk::in_test();
+        let dir = device.dir(&on).unwrap();
         for good in [c"file", c"near", c"absolute"] {
-            for_reading(&device, &dir, good).unwrap();
+            for_reading(&on, &device, &dir, good).unwrap();
         }
         for bad in [c"out", c"far"] {
-            let error = for_reading(&device, &dir, bad).unwrap_err();
+            let error = for_reading(&on, &device, &dir, bad).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EXDEV), "{bad:?}");
         }
     }
@@ -98,7 +122,8 @@ mod tests {
         let fifo = docroot.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let device = Device::new(DeviceKey { site: SiteId(0), devid: 0 }, docroot.path(), false);
-        let dir = device.dir().unwrap();
-        for_reading(&device, &dir, c"fifo").unwrap();
+        let on = OnDisk::in_test();
+        let dir = device.dir(&on).unwrap();
+        for_reading(&on, &device, &dir, c"fifo").unwrap();
     }
 }

@@ -149,6 +149,11 @@ impl DevPath {
         self.device.is_some() && self.tail() == b"usage"
     }
 
+    /// Whether it is a FID path: `/devN/b/mmm/ttt/fid.fid`, the folders being the FID's first digits.
+    pub fn is_fid(&self) -> bool {
+        is_fid_path(self.as_bytes())
+    }
+
     /// Whether a PUT may go there (PROTOCOL.md 2.4).
     pub fn names_a_file_on_device(&self) -> bool {
         self.device.is_some() && self.parent().is_some()

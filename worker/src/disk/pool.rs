@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use crate::disk::on_disk::OnDisk;
+use crate::disk::stall::Evidence;
 use crate::sys::priority;
 
 /// A thread without work ends after this time, and its memory goes with it.
@@ -21,17 +23,29 @@ const STACK: usize = 256 * 1024;
 pub trait Job: Send + Sized + 'static {
     /// Runs in a disk thread until done, or returns itself to be continued after the others in
     /// the queue have had their turn.
-    fn run(self, progress: &Progress) -> Option<Self>;
+    fn run(self, on: &OnDisk, progress: &Progress) -> Option<Self>;
 }
 
 /// When the disk operation that a thread is in began; shared with the stall clock.
 #[derive(Debug)]
 pub struct Progress {
-    epoch: Instant,
-    /// Milliseconds after `epoch`, plus one; 0: in no operation.
+    clock: Arc<Clock>,
+    /// Milliseconds after the clock's epoch, plus one; 0: in no operation.
     began: AtomicU64,
+    /// The same of a wait for our own writeback.
+    paced: AtomicU64,
+    /// For whom the thread works: a number of the job's own choice; 0: nobody.
+    client: AtomicUsize,
+}
+
+/// What all threads of a pool tell of time.
+#[derive(Debug)]
+struct Clock {
+    epoch: Instant,
+    /// When an operation last completed, in milliseconds after the epoch.
+    completed: AtomicU64,
     /// Jobs that wait for a thread.
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
 }
 
 /// The threads and the queue of one device.
@@ -41,15 +55,13 @@ pub struct Pool<J: Job>(Arc<Shared<J>>);
 #[derive(Debug)]
 struct Shared<J> {
     name: String,
-    epoch: Instant,
+    clock: Arc<Clock>,
     state: Mutex<State<J>>,
 }
 
 #[derive(Debug)]
 struct State<J> {
     queue: VecDeque<J>,
-    /// Its length, for the threads at work.
-    waiting: Arc<AtomicUsize>,
     threads: Vec<Arc<Progress>>,
     /// Threads without work; the last to rest is the first to be woken, its caches are warm.
     idle: Vec<Thread>,
@@ -57,23 +69,55 @@ struct State<J> {
     /// can do: so a burst of short jobs costs two wake-ups, and none waits behind a slow one.
     waking: bool,
     limit: usize,
+    /// Threads beyond the limit, in the place of stuck ones.
+    spare: usize,
     finished: bool,
 }
 
-impl Progress {
-    /// A disk operation starts, or the next one of a job that does many.
-    pub fn touch(&self) {
-        self.began.store(self.epoch.elapsed().as_millis() as u64 + 1, Relaxed);
+impl Clock {
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
     }
 
-    /// No disk operation is under way.
+    fn age(&self, at: u64) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(at))
+    }
+}
+
+impl Progress {
+    /// A disk operation starts, or the next one of a job that does many: the one before it, if
+    /// any, has completed.
+    pub fn touch(&self) {
+        let now = self.clock.now();
+        if self.began.swap(now + 1, Relaxed) != 0 {
+            self.clock.completed.store(now, Relaxed);
+        }
+    }
+
+    /// No disk operation is under way any more.
     pub fn rest(&self) {
-        self.began.store(0, Relaxed);
+        if self.began.swap(0, Relaxed) != 0 {
+            self.clock.completed.store(self.clock.now(), Relaxed);
+        }
+    }
+
+    /// Waits for our own writeback to make room: no operation, for as long as the disk lives.
+    pub fn pace<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.rest();
+        self.paced.store(self.clock.now() + 1, Relaxed);
+        let waited = wait();
+        self.paced.store(0, Relaxed);
+        waited
+    }
+
+    /// Says for whom the thread works: [`Pool::clients_of_old`].
+    pub fn serve(&self, client: usize) {
+        self.client.store(client, Relaxed);
     }
 
     /// True when a job waits for a thread.
     pub fn is_wanted(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
+        self.clock.waiting.load(Relaxed) > 0
     }
 }
 
@@ -83,14 +127,16 @@ impl<J: Job> Pool<J> {
         let limit = limit.max(1);
         let state = State {
             queue: VecDeque::new(),
-            waiting: Arc::default(),
             threads: Vec::new(),
             idle: Vec::new(),
             waking: false,
             limit,
+            spare: 0,
             finished: false,
         };
-        Pool(Arc::new(Shared { name, epoch: Instant::now(), state: Mutex::new(state) }))
+        let (completed, waiting) = Default::default();
+        let clock = Arc::new(Clock { epoch: Instant::now(), completed, waiting });
+        Pool(Arc::new(Shared { name, clock, state: Mutex::new(state) }))
     }
 
     /// Queues a job. The error gives it back: `max_queue` jobs wait already, or there is no
@@ -101,11 +147,11 @@ impl<J: Job> Pool<J> {
             return Err(job);
         }
         state.queue.push_back(job);
-        state.count_waiting();
+        self.0.count_waiting(&state);
         let helper = self.0.call_helper(&mut state);
         if state.threads.is_empty() {
             let job = state.queue.pop_back();
-            state.count_waiting();
+            self.0.count_waiting(&state);
             return job.map_or(Ok(()), Err);
         }
         drop(state);
@@ -140,10 +186,55 @@ impl<J: Job> Pool<J> {
     /// Age of the oldest disk operation that has not returned.
     pub fn oldest(&self) -> Option<Duration> {
         let state = self.0.lock();
-        let began = state.threads.iter().map(|p| p.began.load(Relaxed)).filter(|&ms| ms != 0);
-        let oldest = Duration::from_millis(began.min()? - 1);
-        Some(self.0.epoch.elapsed().saturating_sub(oldest))
+        let oldest = oldest_of(&state, |progress| &progress.began)?;
+        Some(self.0.clock.age(oldest))
     }
+
+    /// What the stall clock goes by, but for the disk's own counters; and how many threads have
+    /// been in one operation for `stuck` or longer.
+    pub fn evidence(&self, stuck: Duration) -> (Evidence, usize) {
+        let (state, clock) = (self.0.lock(), &self.0.clock);
+        let age = |at: u64| clock.age(at);
+        let evidence = Evidence {
+            oldest: oldest_of(&state, |progress| &progress.began).map(age),
+            oldest_pace: oldest_of(&state, |progress| &progress.paced).map(age),
+            since_completion: age(clock.completed.load(Relaxed)),
+            since_disk: None,
+        };
+        let is_stuck = |progress: &&Arc<Progress>| {
+            let began = progress.began.load(Relaxed);
+            began != 0 && age(began - 1) >= stuck
+        };
+        (evidence, state.threads.iter().filter(is_stuck).count())
+    }
+
+    /// For whom those threads work that have been in one operation for `age` or longer.
+    pub fn clients_of_old(&self, age: Duration) -> Vec<usize> {
+        let state = self.0.lock();
+        let is_old = |progress: &&Arc<Progress>| {
+            let began = progress.began.load(Relaxed);
+            began != 0 && self.0.clock.age(began - 1) >= age
+        };
+        let old = state.threads.iter().filter(is_old);
+        old.map(|progress| progress.client.load(Relaxed)).filter(|client| *client != 0).collect()
+    }
+
+    /// How many threads there may be beyond the limit from now on.
+    pub fn set_spare(&self, spare: usize) {
+        let mut state = self.0.lock();
+        if state.spare == spare {
+            return;
+        }
+        state.spare = spare;
+        let helper = self.0.call_helper(&mut state);
+        drop(state);
+        wake(helper);
+    }
+}
+
+fn oldest_of<J>(state: &State<J>, since: impl Fn(&Progress) -> &AtomicU64) -> Option<u64> {
+    let times = state.threads.iter().map(|progress| since(progress).load(Relaxed));
+    times.filter(|&ms| ms != 0).min().map(|ms| ms - 1)
 }
 
 fn wake(helper: Option<Thread>) {
@@ -153,8 +244,8 @@ fn wake(helper: Option<Thread>) {
 }
 
 impl<J> State<J> {
-    fn count_waiting(&self) {
-        self.waiting.store(self.queue.len(), Relaxed);
+    fn most_threads(&self) -> usize {
+        self.limit + self.spare
     }
 }
 
@@ -162,6 +253,10 @@ impl<J: Job> Shared<J> {
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         // A job that panicked was not holding the lock; the state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_waiting(&self, state: &State<J>) {
+        self.clock.waiting.store(state.queue.len(), Relaxed);
     }
 
     /// Finds a thread for the jobs that wait, unless one is on its way: returns it to be woken when
@@ -173,7 +268,7 @@ impl<J: Job> Shared<J> {
         let helper = state.idle.pop();
         if helper.is_some() {
             state.waking = true;
-        } else if state.threads.len() < state.limit {
+        } else if state.threads.len() < state.most_threads() {
             match self.start_thread(state) {
                 Ok(()) => state.waking = true,
                 Err(e) if state.threads.is_empty() => {
@@ -186,25 +281,23 @@ impl<J: Job> Shared<J> {
     }
 
     fn start_thread(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
-        let progress = Arc::new(Progress {
-            epoch: self.epoch,
-            began: AtomicU64::new(0),
-            waiting: Arc::clone(&state.waiting),
-        });
+        let (began, paced, client) = Default::default();
+        let clock = Arc::clone(&self.clock);
+        let progress = Arc::new(Progress { clock, began, paced, client });
         let (shared, own) = (Arc::clone(self), Arc::clone(&progress));
         let work = move || {
             priority::yield_to_loop();
-            shared.work_until_idle(&own);
+            shared.work_until_idle(&OnDisk::begin(), &own);
         };
         thread::Builder::new().name(self.name.clone()).stack_size(STACK).spawn(work)?;
         state.threads.push(progress);
         Ok(())
     }
 
-    fn work_until_idle(self: &Arc<Self>, progress: &Arc<Progress>) {
+    fn work_until_idle(self: &Arc<Self>, on: &OnDisk, progress: &Arc<Progress>) {
         let mut state = self.lock();
         state.waking = false;
-        while state.threads.len() <= state.limit {
+        while state.threads.len() <= state.most_threads() {
             let Some(job) = state.queue.pop_front() else {
                 let (again, has_waited) = self.wait(state);
                 state = again;
@@ -213,18 +306,18 @@ impl<J: Job> Shared<J> {
                 }
                 continue;
             };
-            state.count_waiting();
+            self.count_waiting(&state);
             let helper = self.call_helper(&mut state);
             drop(state);
             wake(helper);
             progress.touch();
-            let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(progress)));
+            let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(on, progress)));
             progress.rest();
             state = self.lock();
             state.finished = true;
             // The panic has been reported; the thread lives on, for others may wait for it.
             state.queue.extend(unfinished.ok().flatten());
-            state.count_waiting();
+            self.count_waiting(&state);
         }
         // In the same breath as the decision to go, so that no job counts on this thread.
         state.threads.retain(|p| !Arc::ptr_eq(p, progress));
@@ -266,7 +359,7 @@ mod tests {
     struct Step(Box<dyn FnOnce() + Send>);
 
     impl Job for Step {
-        fn run(self, _: &Progress) -> Option<Self> {
+        fn run(self, _: &OnDisk, _: &Progress) -> Option<Self> {
             (self.0)();
             None
         }
@@ -322,7 +415,7 @@ mod tests {
     fn unfinished_job_lets_the_others_pass() {
         struct Long(u32, Sender<u32>, Option<Receiver<()>>);
         impl Job for Long {
-            fn run(self, _: &Progress) -> Option<Self> {
+            fn run(self, _: &OnDisk, _: &Progress) -> Option<Self> {
                 if let Some(gate) = self.2 {
                     gate.recv().unwrap();
                 }
@@ -343,7 +436,7 @@ mod tests {
     fn every_job_is_done_whatever_the_limit_does_meanwhile() {
         struct Turns(u32, Sender<()>);
         impl Job for Turns {
-            fn run(self, _: &Progress) -> Option<Self> {
+            fn run(self, _: &OnDisk, _: &Progress) -> Option<Self> {
                 match self.0 {
                     0 => self.1.send(()).ok().and(None),
                     left => Some(Turns(left - 1, self.1)),

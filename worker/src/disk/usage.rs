@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
+use crate::disk::on_disk::OnDisk;
 use crate::http::answer::Status;
 use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
@@ -28,11 +29,11 @@ const TEMPORARY: &CStr = c".usage_tmp";
 /// A file under that name is what a killed process left when it is older.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// Looks at a device and publishes the numbers; `write`: also into its `usage` file. Disk threads.
-pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
-    let found = DeviceDir::open(device.path())
-        .and_then(|dir| device.insist_on_mount(dir))
-        .and_then(|dir| Ok((fstatvfs(&dir)?, dir)));
+/// Looks at a device and publishes the numbers; `write`: also into its `usage` file.
+pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
+    let found = DeviceDir::open(on, device.path())
+        .and_then(|dir| device.insist_on_mount(on, dir))
+        .and_then(|dir| Ok((fstatvfs(dir.get(on))?, dir)));
     let (facts, dir) = match found {
         Ok(found) => found,
         Err(e) => {
@@ -49,12 +50,12 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
         }
     };
     slot.unmounted.store(false, Relaxed);
-    let disk = device.disk(&dir, write);
+    let disk = device.disk(on, &dir, write);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
     if write {
-        let written = write_file(&dir, &usage.text(device.path()));
+        let written = write_file(on, &dir, &usage.text(device.path()));
         let trouble = written.err().map(|e| format!("cannot write its usage file: {e}"));
         device.note_trouble(trouble.as_deref());
     }
@@ -63,7 +64,9 @@ pub fn look(device: &Device, slot: &DeviceSlot, write: bool) {
 impl Usage {
     fn from_facts(facts: &Statvfs, time: u64, source: String) -> Usage {
         let kib = |blocks: u64| (u128::from(blocks) * facts.fragment_size() as u128 / 1024) as u64;
-        let available = kib(facts.blocks_available());
+        // Filesystems that make inodes as they need them report 0 of 0: btrfs does.
+        let no_inode = facts.files() > 0 && facts.files_available() == 0;
+        let available = if no_inode { 0 } else { kib(facts.blocks_available()) };
         let used_blocks = facts.blocks().saturating_sub(facts.blocks_free());
         let used = kib(used_blocks).max(1);
         Usage { available, total: used + available, used, time, source }
@@ -91,26 +94,27 @@ impl Usage {
 }
 
 /// Writes `usage` on the device, atomically. `Ok(false)`: `chmod 000 usage` says not to.
-fn write_file(dir: &DeviceDir, text: &str) -> io::Result<bool> {
-    match fstatat(dir, "usage", AtFlags::AT_SYMLINK_NOFOLLOW) {
+fn write_file(on: &OnDisk, dir: &DeviceDir, text: &str) -> io::Result<bool> {
+    let folder = dir.get(on);
+    match fstatat(folder, "usage", AtFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(facts) if facts.st_mode & 0o777 == 0 => return Ok(false),
         Ok(_) | Err(Errno::ENOENT) => {}
         Err(e) => return Err(e.into()),
     }
-    let Some(mut file) = create(dir)? else { return Ok(false) };
+    let Some(mut file) = create(folder)? else { return Ok(false) };
     let renamed = file
         .write_all(text.as_bytes())
-        .and_then(|()| renameat(dir, TEMPORARY, dir, "usage").map_err(io::Error::from));
+        .and_then(|()| renameat(folder, TEMPORARY, folder, "usage").map_err(io::Error::from));
     if renamed.is_err() {
-        let _ = unlinkat(dir, TEMPORARY, UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(folder, TEMPORARY, UnlinkatFlags::NoRemoveDir);
     }
     renamed.map(|()| true)
 }
 
 /// Makes the file under its temporary name. `None`: an owner of another generation is at it.
-fn create(dir: &DeviceDir) -> io::Result<Option<File>> {
+fn create(dir: BorrowedFd<'_>) -> io::Result<Option<File>> {
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-    let make = || open_below(dir.as_fd(), TEMPORARY, flags, 0o666, BENEATH).map(File::from);
+    let make = || open_below(dir, TEMPORARY, flags, 0o666, BENEATH).map(File::from);
     match make() {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
             let facts = fstatat(dir, TEMPORARY, AtFlags::AT_SYMLINK_NOFOLLOW)?;

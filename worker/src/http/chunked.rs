@@ -7,6 +7,9 @@ use std::ops::Range;
 use super::field::{self, ContentMd5, MAX_NUMBER};
 use super::head::{MAX_HEAD, Refusal};
 
+/// Most bytes of extensions and the like in one body: PROTOCOL.md section 2.4.
+pub const MOST_SLACK: u64 = 16 * 1024 * 1024;
+
 /// The decoder of one body.
 #[derive(Debug, Default)]
 pub struct Chunked {
@@ -14,6 +17,8 @@ pub struct Chunked {
     /// The size as read so far; in the data, what is left of it.
     size: u64,
     total: u64,
+    /// Bytes that mean nothing: extensions, blanks, leading zeros.
+    slack: u64,
     trailer_len: usize,
     line: Vec<u8>,
     md5: ContentMd5,
@@ -100,6 +105,13 @@ impl Chunked {
     }
 
     fn framing(&mut self, byte: u8) -> Result<At, Refusal> {
+        let zero = self.size == 0 && byte == b'0';
+        if zero || matches!(self.at, At::Extension | At::Blanks) {
+            self.slack += 1;
+            if self.slack > MOST_SLACK {
+                return Err(Refusal::BadRequest);
+            }
+        }
         match (self.at, byte) {
             (At::FirstDigit | At::Digits, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 self.digit(byte)

@@ -2,18 +2,20 @@
 //! loop when everything is cached, and in a disk thread.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, HttpDate, Status};
+use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::{date_now, log_failure, status_of};
+use crate::loan::Stage;
 use crate::open_files::OpenFile;
 use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
@@ -105,12 +107,13 @@ pub fn plan(
         return Err(Status::Forbidden403);
     }
     let (size, modified) = (facts.size, HttpDate::from_unix(facts.modified));
-    if request.if_unmodified_since.is_some_and(|date| facts.modified > date) {
-        return Err(Status::PreconditionFailed412);
-    }
-    if request.if_modified_since.is_some_and(|date| facts.modified <= date) {
-        answer::not_modified(out, now, &modified, keep);
-        return Ok(None);
+    match request.conditions.judge(Purpose::Read, Some(facts.modified)) {
+        Verdict::Proceed => {}
+        Verdict::Failed => return Err(Status::PreconditionFailed412),
+        Verdict::NotModified => {
+            answer::not_modified(out, now, &modified, keep);
+            return Ok(None);
+        }
     }
     let body = match selection(request, size, facts.modified) {
         Selection::Nonsense => return Err(Status::BadRequest400),
@@ -175,12 +178,12 @@ impl Transfer {
         Transfer { file, path, rest, keep, head }
     }
 
-    /// Sends until done, blocked, or `budget` bytes are through.
+    /// Sends until done, blocked, or `budget` bytes are through. `send` moves bytes of the file.
     pub fn pump(
         &mut self,
         to: BorrowedFd<'_>,
         budget: u64,
-        mut before_each: impl FnMut(),
+        send: impl Fn(&OpenFile, u64, usize) -> io::Result<usize>,
     ) -> Pumped {
         let mut budget = budget;
         if !self.head.is_empty() {
@@ -196,9 +199,8 @@ impl Transfer {
             if budget == 0 {
                 return Pumped::Enough;
             }
-            before_each();
             let count = self.rest.len.min(WINDOW).min(budget);
-            match file::sendfile(to, self.file.as_fd(), self.rest.offset, count as usize) {
+            match send(&self.file, self.rest.offset, count as usize) {
                 Ok(0) => return Pumped::Shrunk,
                 Ok(n) => {
                     self.rest.offset += n as u64;
@@ -211,6 +213,11 @@ impl Transfer {
         }
         Pumped::Done
     }
+}
+
+fn first(turn: &Turn<'_>, file: &OpenFile, body: Extent) -> io::Result<()> {
+    turn.progress.touch();
+    file.read_at(turn.on, &mut [0], body.offset).map(|_| ())
 }
 
 fn blocked_or_failed(e: io::Error) -> Pumped {
@@ -269,12 +276,18 @@ impl Get {
                 Err(outcome) => return Turned::Over(outcome),
             },
         };
+        if !turn.enter(Stage::Begun) {
+            return Turned::Over(Outcome::Finished);
+        }
         let before = transfer.rest.len;
         // A socket that is said to be ready and takes nothing is left to the loop.
         let mut waited_at = u64::MAX;
         let pumped = loop {
             let budget = SLICE.saturating_sub(before - transfer.rest.len);
-            match transfer.pump(turn.socket, budget, || turn.progress.touch()) {
+            match transfer.pump(turn.socket, budget, |file, offset, count| {
+                turn.progress.touch();
+                file::sendfile(turn.socket, file.get(turn.on), offset, count)
+            }) {
                 Pumped::Blocked if transfer.rest.len < waited_at && turn.wait_for(Need::Write) => {
                     waited_at = transfer.rest.len;
                 }
@@ -314,11 +327,11 @@ impl Get {
         }
         let opened = turn
             .device
-            .dir()
-            .and_then(|dir| open::for_reading(turn.device, &dir, self.path.relative()))
+            .dir(turn.on)
+            .and_then(|dir| open::for_reading(turn.on, turn.device, &dir, self.path.relative()))
             .and_then(|fd| {
-                let stat = fstat(&fd)?;
-                Ok(OpenFile::new(fd, &stat, None))
+                let stat = fd.stat(turn.on)?;
+                Ok(OpenFile::new(fd, &stat, None, false))
             });
         let planned = match opened {
             Ok(file) => plan(&mut head, &self.request, file.facts, &date_now(), keep)
@@ -329,6 +342,18 @@ impl Get {
                 Err(status)
             }
         };
+        // The first bytes are brought before anything is said: a disk that cannot bring them is
+        // told of in the answer.
+        let planned =
+            planned.and_then(|(body, file)| match body.map(|body| first(turn, &file, body)) {
+                Some(Err(e)) => {
+                    let status = status_of(&e);
+                    log_failure("GET", self.path.as_str(), status, &e);
+                    head.clear();
+                    Err(status)
+                }
+                _ => Ok((body, file)),
+            });
         match planned {
             Ok((Some(body), file)) => {
                 Ok(Transfer::new(Arc::new(file), self.path, body, keep, head))

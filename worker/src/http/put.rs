@@ -5,8 +5,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
 
 use crate::disk::commit::{Incoming, copy_into};
 use crate::disk::md5::Md5;
@@ -15,9 +14,11 @@ use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
+use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
 use crate::http::{date_now, log_failure, status_of, status_of_refusal};
+use crate::loan::Stage;
 use crate::sys::{file, socket};
 
 /// What one read from the socket may bring, and one write to the disk take.
@@ -74,6 +75,8 @@ enum Stop {
     /// The body is not what it should be.
     Bad(Status),
     Disk(io::Error),
+    /// The loop has taken the connection back.
+    Lost,
 }
 
 impl Put {
@@ -117,9 +120,21 @@ impl Put {
         self.file.is_none()
     }
 
+    /// How far it has come, at the beginning of a turn.
+    pub fn stage(&self) -> Stage {
+        match &self.file {
+            Some(file) if !file.is_new() => Stage::Committing,
+            _ if self.has_read => Stage::Begun,
+            _ => Stage::Fresh,
+        }
+    }
+
     /// One turn in a disk thread.
     pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         if self.file.is_none() {
+            if self.is_in_place() && !turn.enter(Stage::Committing) {
+                return Turned::Over(Outcome::Finished);
+            }
             match self.open(turn) {
                 Ok(file) => self.file = Some(file),
                 Err(e) => return Turned::Over(self.refuse(&e)),
@@ -151,6 +166,7 @@ impl Put {
             }
             Err(Stop::Bad(status)) => Turned::Over(self.fail(turn, status)),
             Err(Stop::Disk(e)) => Turned::Over(self.fail_on_disk(turn, &e)),
+            Err(Stop::Lost) => Turned::Over(Outcome::Finished),
         }
     }
 
@@ -175,12 +191,44 @@ impl Put {
     fn open(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
         if self.request.expect_continue {
             // Before its body is asked for.
-            open::refuse_folder(turn.device, &*turn.device.dir()?, self.path.relative())?;
+            let dir = turn.device.dir(turn.on)?;
+            open::refuse_folder(turn.on, turn.device, &dir, self.path.relative())?;
         }
-        let in_place = self.request.content_range != ContentRange::Absent && !self.spooled;
-        match in_place {
-            true => Incoming::in_place(turn.device, &self.path),
-            false => Incoming::create(turn.device, &self.path),
+        self.insist_on_conditions(turn)?;
+        match self.is_in_place() {
+            true => self.open_in_place(turn),
+            false => Incoming::create(turn.on, turn.device, &self.path),
+        }
+    }
+
+    /// What is received can be seen at once under the final name.
+    fn is_in_place(&self) -> bool {
+        self.request.content_range != ContentRange::Absent && !self.spooled
+    }
+
+    fn open_in_place(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+        let new = self.request.conditions.create_only();
+        let opened = Incoming::in_place(turn.on, turn.device, &self.path, new);
+        opened.map_err(|e| self.or_taken(e))
+    }
+
+    /// Before the body is taken, and again before what it replaces goes.
+    fn insist_on_conditions(&self, turn: &Turn<'_>) -> io::Result<()> {
+        let conditions = &self.request.conditions;
+        if conditions.allow_any_change() {
+            return Ok(());
+        }
+        let dir = turn.device.dir(turn.on)?;
+        conditions.insist(open::modified(turn.on, turn.device, &dir, self.path.relative())?)
+    }
+
+    /// A file that has come to exist meanwhile fails the condition that there be none.
+    fn or_taken(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists if self.request.conditions.create_only() => {
+                ConditionFailed.into()
+            }
+            _ => error,
         }
     }
 
@@ -188,37 +236,55 @@ impl Put {
     /// that cannot take these bytes now is one on which answers are not read.
     fn invite(&self, turn: &Turn<'_>) -> bool {
         let waits = self.request.expect_continue && self.initial.is_empty();
-        !waits || socket::send(turn.socket, CONTINUE, false).is_ok_and(|n| n == CONTINUE.len())
+        !waits
+            || self.enter(turn, Stage::Begun)
+                && socket::send(turn.socket, CONTINUE, false).is_ok_and(|n| n == CONTINUE.len())
+                && self.enter(turn, Stage::Fresh)
     }
 
-    /// Takes the body until it is over (`Ok`) or something stops it.
+    /// In place nobody knows the outcome from the beginning to the end.
+    fn enter(&self, turn: &Turn<'_>, stage: Stage) -> bool {
+        turn.enter(if self.is_in_place() { Stage::Committing } else { stage })
+    }
+
+    /// Takes the body until it is over (`Ok`) or something stops it. What the peer sends counts
+    /// for the turn, whether it is body or framing.
     fn receive(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Result<(), Stop> {
-        let mut slice = 0;
+        let mut left = SLICE;
         loop {
-            let (filled, stopped) = self.fill(turn, buffer);
+            let (filled, stopped) = self.fill(turn, buffer, &mut left);
             self.write(turn, &buffer[..filled])?;
             match stopped {
                 Some(stop) => return Err(stop),
-                None if matches!(self.framing, Framing::Ended) => return Ok(()),
+                None if matches!(self.framing, Framing::Ended) => break,
+                None if left == 0 => return Err(Stop::Enough),
                 None => {}
             }
-            slice += filled as u64;
-            if slice >= SLICE {
-                return Err(Stop::Enough);
-            }
+        }
+        // Whole: from here on there is an answer again.
+        match self.enter(turn, Stage::Fresh) {
+            true => Ok(()),
+            false => Err(Stop::Lost),
         }
     }
 
     /// Fills the buffer with body bytes. What was read before an end or an error still counts.
-    fn fill(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> (usize, Option<Stop>) {
+    fn fill(
+        &mut self,
+        turn: &Turn<'_>,
+        buffer: &mut [u8],
+        left: &mut u64,
+    ) -> (usize, Option<Stop>) {
+        turn.progress.rest(); // A peer's time is no disk's.
         let mut filled = 0;
-        while filled < buffer.len() {
+        while filled < buffer.len() && *left > 0 {
             let room = &mut buffer[filled..];
-            let read = match self.read_some(turn.socket, room) {
+            let read = match self.read_some(turn, room) {
                 Ok(read) => read,
                 Err(Stop::Blocked) if turn.wait_for(Need::Read) => continue,
                 Err(stop) => return (filled, Some(stop)),
             };
+            *left = left.saturating_sub(read as u64);
             match self.decode(&mut room[..read]) {
                 Ok(data) => filled += data,
                 Err(stop) => return (filled, Some(stop)),
@@ -231,7 +297,7 @@ impl Put {
     }
 
     /// Brings raw bytes: first those that the loop had read, then the socket's.
-    fn read_some(&mut self, from: BorrowedFd<'_>, room: &mut [u8]) -> Result<usize, Stop> {
+    fn read_some(&mut self, turn: &Turn<'_>, room: &mut [u8]) -> Result<usize, Stop> {
         if !self.initial.is_empty() {
             let n = self.initial.len().min(room.len());
             room[..n].copy_from_slice(&self.initial[..n]);
@@ -245,8 +311,12 @@ impl Put {
         if most == 0 {
             return Ok(0);
         }
+        let mine = if self.has_read { !turn.is_lost() } else { self.enter(turn, Stage::Begun) };
+        if !mine {
+            return Err(Stop::Lost);
+        }
         self.has_read = true;
-        match socket::receive(from, &mut room[..most]) {
+        match socket::receive(turn.socket, &mut room[..most]) {
             Ok(0) => Err(Stop::Vanished("premature EOF".into())),
             Ok(n) => Ok(n),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(Stop::Blocked),
@@ -321,19 +391,22 @@ impl Put {
             digest.update(data);
         }
         let start = if self.spooled { 0 } else { self.start };
+        if turn.is_lost() {
+            return Err(Stop::Lost);
+        }
         turn.progress.touch();
         if self.received >= self.reserved {
-            self.reserved = self.reserve(incoming, data.len() as u64).map_err(Stop::Disk)?;
+            self.reserved = self.reserve(turn, incoming, data.len() as u64).map_err(Stop::Disk)?;
         }
-        incoming.file().write_all_at(data, start + self.received).map_err(Stop::Disk)?;
+        let at = start + self.received;
+        incoming.file().write_all_at(turn.on, data, at).map_err(Stop::Disk)?;
         self.received += data.len() as u64;
-        self.pace(turn, start);
-        Ok(())
+        self.pace(turn, start).map_err(Stop::Disk)
     }
 
     /// Reserves disk space for what comes next, which is cheaper than page by page as it is written,
     /// and keeps it in one piece. `ENOSPC`, `EDQUOT`: the body does not fit. Returns up to where.
-    fn reserve(&self, incoming: &Incoming, present: u64) -> io::Result<u64> {
+    fn reserve(&self, turn: &Turn<'_>, incoming: &Incoming, present: u64) -> io::Result<u64> {
         let left = match self.framing {
             Framing::Length(left) if incoming.is_new() => left + present,
             _ => 0,
@@ -342,7 +415,7 @@ impl Put {
         if len < LARGE {
             return Ok(u64::MAX);
         }
-        match file::reserve(incoming.file().as_fd(), self.received, len) {
+        match file::reserve(incoming.file().get(turn.on), self.received, len) {
             Ok(()) => Ok(self.received + len),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => Err(e),
             Err(_) => Ok(u64::MAX), // The filesystem cannot; what else is wrong, the write will tell.
@@ -351,18 +424,20 @@ impl Put {
 
     /// Starts writeback as the file grows, one window behind, and waits for the one before: no
     /// device may pile up the dirty pages for which the writers of every other one would have to
-    /// wait. What smaller files leave dirty, the kernel writes in its own time.
-    fn pace(&mut self, turn: &Turn<'_>, start: u64) {
-        let Some(incoming) = &self.file else { return };
+    /// wait. What smaller files leave dirty, the kernel writes in its own time. An error that this
+    /// is told of, nobody else is.
+    fn pace(&mut self, turn: &Turn<'_>, start: u64) -> io::Result<()> {
+        let Some(incoming) = &self.file else { return Ok(()) };
         while self.received - self.synced >= 2 * WINDOW {
-            let file = incoming.file().as_fd();
+            let file = incoming.file().get(turn.on);
             turn.progress.touch();
-            file::start_writeback(file, start + self.synced, WINDOW);
-            if self.synced >= WINDOW {
-                file::wait_writeback(file, start + self.synced - WINDOW, WINDOW);
+            file::start_writeback(file, start + self.synced, WINDOW)?;
+            if let Some(before) = self.synced.checked_sub(WINDOW) {
+                turn.progress.pace(|| file::wait_writeback(file, start + before, WINDOW))?;
             }
             self.synced += WINDOW;
         }
+        Ok(())
     }
 
     /// The body is whole: checks it and gives it its name.
@@ -370,7 +445,11 @@ impl Put {
         turn.progress.touch();
         let Some(incoming) = self.file.take() else { return Outcome::Broken };
         let keep = self.request.keep_alive;
-        let stored = self.matches_digest(turn, &incoming).and_then(|matches| match matches {
+        let matches = self.matches_digest(turn, &incoming);
+        if matches.as_ref().is_ok_and(|matches| *matches) && !turn.enter(Stage::Committing) {
+            return Outcome::Finished;
+        }
+        let stored = matches.and_then(|matches| match matches {
             true => self.store(turn, incoming).map(|()| Status::Created201),
             false => Ok(Status::BadRequest400),
         });
@@ -389,13 +468,22 @@ impl Put {
     }
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
+        if incoming.is_new() {
+            self.insist_on_conditions(turn)?;
+        }
         if self.spooled {
-            let target = Incoming::in_place(turn.device, &self.path)?;
+            let target = self.open_in_place(turn)?;
             let step = || turn.progress.touch();
             let _change = turn.slot.map(|slot| slot.change(&self.path));
-            return copy_into(incoming.file(), target.file(), self.start, step);
+            return copy_into(turn.on, incoming.file(), target.file(), self.start, step);
         }
-        incoming.commit(turn.device, &self.path, || turn.slot.map(|slot| slot.change(&self.path)))
+        if self.request.conditions.create_only() {
+            let stored = incoming.commit_new(turn.on, turn.device, &self.path);
+            return stored.map_err(|e| self.or_taken(e));
+        }
+        incoming.commit(turn.on, turn.device, &self.path, || {
+            turn.slot.map(|slot| slot.change(&self.path))
+        })
     }
 
     /// The file could not even be opened: nothing of the body has been taken.
@@ -447,7 +535,7 @@ fn digest_of(turn: &Turn<'_>, incoming: &Incoming) -> io::Result<[u8; 16]> {
     let mut buffer = vec![0; BUFFER];
     loop {
         turn.progress.touch();
-        match incoming.file().read_at(&mut buffer, offset)? {
+        match incoming.file().read_at(turn.on, &mut buffer, offset)? {
             0 => return Ok(digest.finish()),
             n => {
                 digest.update(&buffer[..n]);

@@ -2,12 +2,11 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 use sha1::{Digest as _, Sha1};
 
 use crate::disk::md5::Md5;
+use crate::disk::on_disk::DiskFd;
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Op, Turn, Turned};
@@ -32,7 +31,7 @@ pub struct Digest {
     kind: Kind,
     /// Asked for by fsck, which can wait.
     pub fsck: bool,
-    file: Option<File>,
+    file: Option<DiskFd>,
     offset: u64,
     hasher: Hasher,
 }
@@ -54,12 +53,11 @@ impl Digest {
         let _low = self.fsck.then(priority::lower);
         if self.file.is_none() {
             turn.progress.touch();
-            let opened = turn
-                .device
-                .dir()
-                .and_then(|dir| open::for_reading(turn.device, &dir, self.path.relative()));
+            let opened = turn.device.dir(turn.on).and_then(|dir| {
+                open::for_reading(turn.on, turn.device, &dir, self.path.relative())
+            });
             match opened {
-                Ok(file) => self.file = Some(file.into()),
+                Ok(file) => self.file = Some(file),
                 Err(e) if is_missing(&e) => return self.say(turn, "-1"),
                 Err(e) => return self.fail(turn, &e),
             }
@@ -85,8 +83,11 @@ impl Digest {
         let Some(file) = &self.file else { return Ok(true) };
         let end = self.offset + SLICE;
         while self.offset < end {
+            if turn.is_lost() {
+                return Ok(true);
+            }
             turn.progress.touch();
-            let n = file.read_at(buffer, self.offset)?;
+            let n = file.read_at(turn.on, buffer, self.offset)?;
             if n == 0 {
                 return Ok(true);
             }

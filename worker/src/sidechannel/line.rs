@@ -1,8 +1,9 @@
 //! Lines of the sidechannel: bytes to commands, pure. PROTOCOL.md section 3.
 
 use crate::disk::path::{DevPath, PathError};
+use crate::http::field::{self, Decimal};
 
-/// A longer line ends the connection.
+/// A longer line, its end not counted, ends the connection.
 pub const MAX_LINE: usize = 4096;
 
 /// What a line asks for.
@@ -19,7 +20,7 @@ pub enum Command<'a> {
         /// Asked for by fsck, which can wait.
         fsck: bool,
     },
-    /// A path that may not be asked about.
+    /// A path with `..` in it, or too long.
     BadPath,
     /// The stream of disk load.
     Watch,
@@ -63,43 +64,50 @@ impl Kind {
     }
 }
 
-/// Finds the line at the front of `input`; it ends in LF or CRLF.
+/// Finds the line at the front of `input`; it ends in LF or CRLF, which do not count.
 pub fn split(input: &[u8]) -> Line<'_> {
-    let seen = &input[..input.len().min(MAX_LINE + 1)];
-    match seen.iter().position(|&b| b == b'\n') {
-        Some(end) => {
-            Line::Whole(input[..end].strip_suffix(b"\r").unwrap_or(&input[..end]), end + 1)
-        }
-        None if seen.len() > MAX_LINE => Line::TooLong,
+    let seen = &input[..input.len().min(MAX_LINE + 2)];
+    let end = seen.iter().position(|&b| b == b'\n');
+    let text = &seen[..end.unwrap_or(seen.len())];
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    match end {
+        _ if text.len() > MAX_LINE => Line::TooLong,
+        Some(end) => Line::Whole(text, end + 1),
         None => Line::Partial,
     }
 }
 
-/// Says what a line means.
+/// Says what a line means. Words are set apart by blanks, of which any number may stand before,
+/// between and after them; each command takes the words that its row of the table has, and no more.
 pub fn parse(line: &[u8]) -> Command<'_> {
-    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let Some(first) = words.next() else { return Command::Blank };
-    let (second, third) = (words.next(), words.next());
-    match (first, second) {
-        (b"size", Some(path)) => on_path(path, Command::Size),
-        (b"MD5", Some(path)) => on_path(path, digest(Kind::Md5, third)),
-        (b"SHA-1", Some(path)) => on_path(path, digest(Kind::Sha1, third)),
-        (b"shutdown", None) => Command::Shutdown,
-        (b"shutdown", Some(b"graceful")) if third.is_none() => Command::Shutdown,
-        (word, None) if word.eq_ignore_ascii_case(b"watch") => Command::Watch,
-        (word, Some(_)) if word.eq_ignore_ascii_case(b"server") => {
-            server(line).unwrap_or(Command::Unknown(first))
-        }
-        _ => Command::Unknown(first),
-    }
+    let Some(first) = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty()) else {
+        return Command::Blank;
+    };
+    let mut words = line.split(is_blank).filter(|word| !word.is_empty());
+    let mut word = || words.next();
+    let understood = match [word(), word(), word(), word()] {
+        [Some(b"size"), Some(path), None, _] => on_path(path, Command::Size),
+        [Some(b"MD5"), Some(path), reason, None] => on_path(path, digest(Kind::Md5, reason)),
+        [Some(b"SHA-1"), Some(path), reason, None] => on_path(path, digest(Kind::Sha1, reason)),
+        [Some(b"shutdown"), None, _, _] => Some(Command::Shutdown),
+        [Some(b"shutdown"), Some(b"graceful"), None, _] => Some(Command::Shutdown),
+        [Some(watch), None, _, _] if watch.eq_ignore_ascii_case(b"watch") => Some(Command::Watch),
+        [Some(server), ..] if server.eq_ignore_ascii_case(b"server") => setting(line),
+        _ => None,
+    };
+    understood.unwrap_or(Command::Unknown(first))
 }
 
-fn on_path<'a>(raw: &'a [u8], command: impl Fn(DevPath) -> Command<'a>) -> Command<'a> {
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// `None`: what stands there is no path at all.
+fn on_path<'a>(raw: &'a [u8], command: impl Fn(DevPath) -> Command<'a>) -> Option<Command<'a>> {
     match DevPath::parse(raw) {
-        Ok(path) => command(path),
-        Err(PathError::Dots | PathError::TooLong | PathError::BadByte | PathError::NotAbsolute) => {
-            Command::BadPath
-        }
+        Ok(path) => Some(command(path)),
+        Err(PathError::Dots | PathError::TooLong) => Some(Command::BadPath),
+        Err(PathError::BadByte | PathError::NotAbsolute) => None,
     }
 }
 
@@ -108,57 +116,60 @@ fn digest<'a>(kind: Kind, reason: Option<&[u8]>) -> impl Fn(DevPath) -> Command<
     move |path| Command::Digest { kind, path, fsck }
 }
 
-/// `server aio_threads = N`, any case, blanks around `=` optional.
-fn server(line: &[u8]) -> Option<Command<'_>> {
-    let text = std::str::from_utf8(line).ok()?.trim();
-    let rest = text.get("server".len()..)?.trim_start();
-    let (key, value) = rest.split_once('=')?;
-    if !key.trim().eq_ignore_ascii_case("aio_threads") {
+/// `server aio_threads = N`, any case, blanks around `=` optional. `None`: another setting, or
+/// something else than digits.
+fn setting(line: &[u8]) -> Option<Command<'_>> {
+    let rest = &field::trim(line)["server".len()..];
+    let (key, value) = rest.split_at(rest.iter().position(|byte| *byte == b'=')?);
+    if !field::trim(key).eq_ignore_ascii_case(b"aio_threads") {
         return None;
     }
-    let threads = value.trim().parse().ok().filter(|threads| (1..=100).contains(threads));
-    Some(Command::AioThreads(threads))
+    match field::decimal(field::trim(&value[1..])) {
+        Decimal::Value(threads) => {
+            Some(Command::AioThreads(Some(threads as usize).filter(|n| (1..=100).contains(n))))
+        }
+        Decimal::TooBig => Some(Command::AioThreads(None)),
+        Decimal::Empty | Decimal::Nonsense => None,
+    }
 }
+
+#[cfg(test)]
+mod table;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn path() -> DevPath {
-        DevPath::parse(b"/dev1/a").unwrap()
+    /// A command in the table's words.
+    fn words(command: &Command) -> String {
+        match command {
+            Command::Size(path) => format!("size {path}"),
+            Command::Digest { kind, path, fsck } => {
+                let reason = if *fsck { " fsck" } else { "" };
+                format!("{} {path}{reason}", kind.name().to_lowercase())
+            }
+            Command::BadPath => "bad path".into(),
+            Command::Watch => "watch".into(),
+            Command::AioThreads(Some(threads)) => format!("threads {threads}"),
+            Command::AioThreads(None) => "threads -".into(),
+            Command::Shutdown => "shutdown".into(),
+            Command::Blank => "blank".into(),
+            Command::Unknown(_) => "unknown".into(),
+        }
     }
 
     #[test]
-    fn each_row_of_the_table_is_understood() {
-        let md5 = |fsck| Command::Digest { kind: Kind::Md5, path: path(), fsck };
-        let table: &[(&str, Command)] = &[
-            ("size /dev1/a", Command::Size(path())),
-            ("MD5 /dev1/a", md5(false)),
-            ("MD5 /dev1/a fsck", md5(true)),
-            ("MD5 /dev1/a other", md5(false)),
-            ("SHA-1 /dev1/a", Command::Digest { kind: Kind::Sha1, path: path(), fsck: false }),
-            ("size /dev1/../a", Command::BadPath),
-            ("MD5 /dev1/0000000000000000000000000000000000000", Command::BadPath),
-            ("watch", Command::Watch),
-            ("WaTcH", Command::Watch),
-            ("server aio_threads = 5", Command::AioThreads(Some(5))),
-            ("SERVER AIO_THREADS=100", Command::AioThreads(Some(100))),
-            ("server aio_threads= 101", Command::AioThreads(None)),
-            ("server aio_threads=0", Command::AioThreads(None)),
-            ("server aio_threads=x", Command::AioThreads(None)),
-            ("server other = 1", Command::Unknown(b"server")),
-            ("shutdown", Command::Shutdown),
-            ("shutdown graceful", Command::Shutdown),
-            ("shutdown now", Command::Unknown(b"shutdown")),
-            ("", Command::Blank),
-            (" \t ", Command::Blank),
-            ("hello there", Command::Unknown(b"hello")),
-            ("size", Command::Unknown(b"size")),
-            ("md5 /dev1/a", Command::Unknown(b"md5")),
-        ];
-        for (line, expected) in table {
-            assert_eq!(&parse(line.as_bytes()), expected, "{line:?}");
+    fn each_line_of_the_table_is_understood() {
+        let rows = table::rows();
+        assert!(rows.len() >= 200);
+        for row in rows {
+            let (line, command) = (row.line.escape_ascii(), parse(&row.line));
+            assert_eq!(words(&command), row.asks, "{line}");
+            if let Command::Unknown(word) = command {
+                let said = row.answer.strip_prefix(b"ERROR: unknown command: ").unwrap();
+                assert_eq!(word, said, "{line}");
+            }
         }
     }
 
@@ -173,12 +184,17 @@ mod tests {
 
     #[test]
     fn line_may_be_4096_bytes_and_no_more() {
-        let mut line = vec![b'x'; MAX_LINE];
-        assert_eq!(split(&line), Line::Partial);
-        line.push(b'\n');
-        assert_eq!(split(&line), Line::Whole(&line[..MAX_LINE], MAX_LINE + 1));
-        line.insert(0, b'x');
-        assert_eq!(split(&line), Line::TooLong);
+        let text = vec![b'x'; MAX_LINE];
+        let with = |rest: &[u8]| [&text, rest].concat();
+        for partial in [with(b""), with(b"\r")] {
+            assert_eq!(split(&partial), Line::Partial);
+        }
+        for end in [&b"\n"[..], b"\r\n"] {
+            assert_eq!(split(&with(end)), Line::Whole(&text, MAX_LINE + end.len()));
+        }
+        for long in [&b"x"[..], b"x\n", b"x\r\n", b"\r\r", b"\r\r\n", b"\rx"] {
+            assert_eq!(split(&with(long)), Line::TooLong, "{}", long.escape_ascii());
+        }
     }
 
     proptest! {

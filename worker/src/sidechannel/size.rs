@@ -2,8 +2,6 @@
 
 use std::io;
 
-use nix::sys::stat::fstat;
-
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Turn, Turned};
@@ -18,10 +16,11 @@ pub struct Size {
 impl Size {
     /// Its one turn in a disk thread.
     pub fn run(self, turn: &Turn<'_>) -> Turned {
-        let found = turn.device.dir().and_then(|dir| {
+        let found = turn.device.dir(turn.on).and_then(|dir| {
             turn.progress.touch();
-            let file = open::inside(turn.device, &dir, self.path.relative(), libc::O_PATH, 0)?;
-            Ok(fstat(&file)?.st_size)
+            let path = self.path.relative();
+            let file = open::inside(turn.on, turn.device, &dir, path, libc::O_PATH, 0)?;
+            Ok(file.stat(turn.on)?.st_size)
         });
         let mut line = Vec::with_capacity(80);
         answer(&mut line, &self.path, found);

@@ -6,6 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
@@ -15,8 +16,10 @@ use super::check;
 
 /// Symbolic links may not leave the starting directory: openat2(2).
 pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-/// As [`BENEATH`], and only what is in the dentry cache: never waits for the disk.
-pub const CACHED: u64 = BENEATH | libc::RESOLVE_CACHED;
+/// As [`BENEATH`], and not into what is mounted below.
+pub const SAME_MOUNT: u64 = BENEATH | libc::RESOLVE_NO_XDEV;
+/// As [`SAME_MOUNT`], and only what is in the dentry cache: never waits for the disk.
+pub const CACHED: u64 = SAME_MOUNT | libc::RESOLVE_CACHED;
 
 /// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached, or the
 /// kernel, before 5.6, cannot tell.
@@ -144,6 +147,53 @@ pub fn sendfile(
     Ok(check(n as libc::c_long)? as usize)
 }
 
+/// What cachestat(2) is asked: `struct cachestat_range` of linux/mman.h.
+#[repr(C)]
+struct CacheRange {
+    offset: u64,
+    len: u64,
+}
+
+/// What it answers: `struct cachestat`, in pages.
+#[repr(C)]
+#[derive(Default)]
+struct CacheCounts {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
+/// The number of cachestat(2), Linux 6.5, which is the same on every architecture but alpha.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// How many pages of a range are in the page cache, among them those whose read has not ended:
+/// cachestat(2). It submits nothing. `ENOSYS`: before Linux 6.5. `EPERM`: neither the caller's own
+/// nor writable, since Linux 6.14.
+#[expect(unsafe_code, reason = "cachestat")]
+pub fn pages_cached(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+    let range = CacheRange { offset, len };
+    let mut counts = CacheCounts::default();
+    // SAFETY: both structures are laid out as the kernel's and outlive the call.
+    let result = unsafe {
+        let (range, counts) = (&raw const range, &raw mut counts);
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range, counts, 0)
+    };
+    check(result).map(|_| counts.cached)
+}
+
+/// Bytes of a page: sysconf(3).
+#[expect(unsafe_code, reason = "sysconf")]
+pub fn page_size() -> u64 {
+    static SIZE: LazyLock<u64> = LazyLock::new(|| {
+        // SAFETY: takes a number only.
+        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        u64::try_from(size).unwrap_or(4096)
+    });
+    *SIZE
+}
+
 /// A file's pages, mapped to be asked about, never to be touched.
 #[derive(Debug)]
 pub struct View {
@@ -164,16 +214,16 @@ impl View {
     }
 
     /// True when every page of a part is in the page cache and up to date: mincore(2). At most
-    /// 2 MiB at a time; more is never there.
+    /// 512 pages at a time; more is never there.
     ///
     /// The kernel calls all pages resident for a file that the caller neither owns nor may write,
     /// so ask only about files of one's own. Pages past a file that has shrunk are not there.
     #[expect(unsafe_code, reason = "mincore")]
     pub fn is_resident(&self, offset: u64, len: u64) -> bool {
-        const PAGE: u64 = 4096;
         const MOST: usize = 513;
-        let start = offset / PAGE * PAGE;
-        let pages = (offset + len - start).div_ceil(PAGE) as usize;
+        let page = page_size();
+        let start = offset / page * page;
+        let pages = (offset + len - start).div_ceil(page) as usize;
         if pages > MOST || offset + len > self.len as u64 {
             return false;
         }
@@ -243,20 +293,22 @@ pub fn reserve(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
 }
 
 /// Starts writing a range of dirty pages to the disk without waiting: sync_file_range(2).
-pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
-    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE);
+pub fn start_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 /// Waits until a range whose writeback was started is on the disk.
-pub fn wait_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) {
-    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE);
+pub fn wait_writeback(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    sync_range(file, offset, len, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
 }
 
-/// Only paces the writer: an error shows again in the write or the close that matters.
+/// An error that it returns is told to nobody else: the call takes it off the file.
 #[expect(unsafe_code, reason = "sync_file_range")]
-fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) {
+fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Result<()> {
     // SAFETY: takes integers only.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
+    let result =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
+    check(result.into()).map(|_| ())
 }
 
 #[cfg(test)]

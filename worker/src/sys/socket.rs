@@ -203,6 +203,18 @@ pub fn adopt_inherited(raw: RawFd) -> Option<OwnedFd> {
     (flags & libc::FD_CLOEXEC == 0).then(|| adopt(raw))
 }
 
+/// Gives an open socket a new number and puts a socket that is connected to nobody under the old
+/// one, at once: dup3(2). Who still holds the old number cannot reach the peer any more.
+#[expect(unsafe_code, reason = "dup3 onto a number that others hold too")]
+pub fn move_away(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let nobody = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let moved = socket.try_clone_to_owned()?;
+    // SAFETY: takes integers only; the old number stays open all the time, as its owner expects.
+    let result = unsafe { libc::dup3(nobody.as_raw_fd(), socket.as_raw_fd(), libc::O_CLOEXEC) };
+    check(result.into()).map(|_| moved)
+}
+
 /// Duplicates a descriptor, close-on-exec.
 pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()

@@ -2,6 +2,7 @@ use super::*;
 use crate::config::{ListenerConfig, SiteConfig};
 use proptest::prelude::*;
 use rmogstored_worker::spec::Service;
+use std::fs;
 use tempfile::TempDir;
 
 /// A scratch folder with a docroot, and what is asked of it.
@@ -394,6 +395,9 @@ fn listeners(first_port: u16) -> impl Strategy<Value = Vec<ListenerConfig>> {
         any::<u32>().prop_map(|ip| std::net::IpAddr::V4(ip.into())),
         any::<u128>().prop_map(|ip| std::net::IpAddr::V6(ip.into()))
     ];
+    let ip = ip.prop_filter("an address of one", |ip| {
+        !ip.is_multicast() && ip.to_canonical() == *ip && ip.to_string() != "255.255.255.255"
+    });
     let one = (0..3usize, ip);
     prop::collection::vec(one, 1..4).prop_map(move |list| {
         let mut list: Vec<_> = list

@@ -330,7 +330,7 @@ mod tests {
     use crate::disk::device::Traits;
     use crate::disk::on_disk::{DiskFd, OnDisk};
     use crate::disk::path::DevPath;
-    use crate::spec::Service;
+    use crate::spec::{Service, SiteId};
 
     const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
 

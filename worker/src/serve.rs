@@ -336,12 +336,9 @@ impl Worker {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
         };
-        let stat = match harmless::stat(&fd) {
-            Ok(stat) => stat,
-            Err(_) => {
-                fd.close_elsewhere();
-                return None;
-            }
+        let Ok(stat) = harmless::stat(&fd) else {
+            fd.close_elsewhere();
+            return None;
         };
         let sends_unlocked = dir.traits.sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));

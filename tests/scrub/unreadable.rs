@@ -13,6 +13,8 @@ use crate::harness::skipped;
 
 const BLOCK: usize = 4096;
 const BLOCKS: u32 = 40;
+/// The size of the disk, all of which is searched.
+const MEBIBYTES: u64 = 512;
 
 /// Each block says whose it is and which.
 fn content(fid: u64) -> Vec<u8> {
@@ -56,7 +58,7 @@ fn bytes_that_the_disk_does_not_give_are_found_though_they_are_in_memory() {
 }
 
 fn bad_block(kind: FsKind) {
-    let disk = RealDisk::make(kind, kind.enough());
+    let disk = RealDisk::make(kind, MEBIBYTES);
     disk.inside(|root| {
         for fid in 1..=50 {
             let path = root.join(below(fid));

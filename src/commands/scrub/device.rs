@@ -116,7 +116,7 @@ impl<'a> Scrubber<'a> {
         let examination = Examination {
             target,
             control,
-            pace: Pace::new(&device, shared.rate),
+            pace: Pace::new(device.as_fd(), shared.rate),
             reader: read::Reader::new(device.as_fd()),
             user: judge::Reader::of(device.as_fd()).map_err(|e| cannot(e.into()))?,
         };

@@ -4,7 +4,7 @@
 //! none. The numbers of /sys/dev/block and /proc do not wait for disks.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,8 +51,9 @@ struct Counters {
 
 impl Neighbours {
     /// Of the disk that a device is on.
-    pub fn of(device: impl AsFd) -> Neighbours {
-        let number = fstat(device).ok().and_then(|facts| busy::disk_of(facts.st_dev).number);
+    pub fn of(device: BorrowedFd<'_>) -> Neighbours {
+        let facts = fstat(device).ok();
+        let number = facts.and_then(|facts| busy::disk_of(device, facts.st_dev).number);
         let counters = number.map(|(major, minor)| format!("/sys/dev/block/{major}:{minor}/stat"));
         let counters = counters.map(PathBuf::from).filter(|path| path.exists() && own().is_some());
         let (last, owed) = (Counters::default(), Duration::ZERO);

@@ -1,6 +1,6 @@
 //! How fast a device is read: a token bucket for `--rate`, and giving way to the disk's neighbours.
 
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub struct Pace {
 
 impl Pace {
     /// For a device; `rate` in bytes per second.
-    pub fn new(device: impl AsFd, rate: Option<u64>) -> Pace {
+    pub fn new(device: BorrowedFd<'_>, rate: Option<u64>) -> Pace {
         let bucket = rate.map(|rate| Bucket::new(rate, Instant::now()));
         let (began, took) = (Instant::now(), Duration::ZERO);
         Pace { bucket, neighbours: Neighbours::of(device), began, took }

@@ -464,18 +464,6 @@ mod tests {
     }
 
     #[test]
-    fn scrub_takes_its_rate_in_megabytes() {
-        let task = |line| parse(line).unwrap().task();
-        let Task::Scrub(scrub) = task("scrub --rate 1.5 /d/dev1 /d/dev2") else { panic!() };
-        assert_eq!(scrub.rate.unwrap().0, 1_500_000);
-        assert_eq!(scrub.devices.len(), 2);
-        for rate in ["0", "-1", "x", "nan", "inf"] {
-            let line = format!("scrub --rate={rate} /d/dev1");
-            assert_eq!(parse(&line).unwrap_err().exit_code(), 2, "{line}");
-        }
-    }
-
-    #[test]
     fn check_config_is_a_task_of_its_own() {
         assert!(matches!(parse("--check-config").unwrap().task(), Task::CheckConfig(_)));
         assert!(matches!(parse("").unwrap().task(), Task::Serve(_)));

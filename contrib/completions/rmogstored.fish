@@ -62,6 +62,6 @@ complete -c rmogstored -n "__fish_rmogstored_using_subcommand upgrade" -l help -
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l rate -d 'Megabytes (10^6 bytes) per second that are read of each device at most [default: no bound]' -r
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l since-state -d 'Keep the position in FILE, and go on there when the last pass was interrupted' -r -F
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l status-socket -d 'The --status-socket of the node that serves the devices: one that it calls stalled or unmounted is left alone' -r -F
-complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l patience -d 'Seconds that a device may be stalled, once it is being scrubbed, before it is given up' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l patience -d 'Seconds that a device may be stalled, once it is being scrubbed, before it is given up [default: 60]' -r
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l device-list -d 'Print `FID DEVID` of each bad copy instead of JSON lines'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l help -d 'Print this help; so does -h'

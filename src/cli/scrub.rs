@@ -27,7 +27,14 @@ pub struct Scrub {
     pub status_socket: Option<PathBuf>,
 
     /// Seconds that a device may be stalled, once it is being scrubbed, before it is given up
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    /// [default: 60]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "60",
+        hide_default_value = true,
+        value_parser = seconds
+    )]
     pub patience: Duration,
 
     /// The devices' folders, which are read at the same time
@@ -49,4 +56,24 @@ fn rate(text: &str) -> Result<Rate, String> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| "not a number")?;
     Duration::try_from_secs_f64(number).map_err(|_| "not a number of seconds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_is_in_megabytes() {
+        assert_eq!(rate("1.5"), Ok(Rate(1_500_000)));
+        for wrong in ["0", "-1", "x", "", "nan", "inf", "1e30"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patience_may_be_none_but_not_less() {
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert!(seconds("-1").is_err());
+    }
 }

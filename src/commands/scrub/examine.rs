@@ -212,20 +212,14 @@ impl Examination<'_> {
             return Ok(Read::Changed);
         }
         let mut outcome = Outcome { files: 1, ..Outcome::default() };
-        let by_size = match read {
-            Ok(bytes) if bytes == before.len() => {
-                outcome.bytes = bytes;
-                self.by_size(path, fid, &source, before.blocks() * 512, bytes)
-            }
-            Ok(bytes) => {
-                let why = format!("ends at {bytes}, though it has {} bytes", before.len());
-                let finding = self.finding(Kind::Unreadable, path, Some(fid), why);
-                outcome.findings.push(Finding { offset: Some(bytes), ..finding });
+        let by_size = match self.bad_content(path, fid, read, before.len()) {
+            Some(finding) => {
+                outcome.findings.push(finding);
                 None
             }
-            Err(bad) => {
-                outcome.findings.push(self.bad_place(path, fid, &bad, before.len()));
-                None
+            None => {
+                outcome.bytes = before.len();
+                self.by_size(path, fid, &source, before.blocks() * 512, before.len())
             }
         };
         let misplaced = misplaced.then(|| {
@@ -284,12 +278,24 @@ impl Examination<'_> {
         Some(Finding { offset, size, allocated, ..finding })
     }
 
-    fn bad_place(&self, path: &Path, fid: u64, bad: &BadPlace, size: u64) -> Finding {
-        let errno = bad.error.raw_os_error();
-        let what = super::device::text(&bad.error);
-        let why = format!("read at {}: {what}", bad.offset);
+    /// What is wrong when not all of a file was read.
+    fn bad_content(
+        &self,
+        path: &Path,
+        fid: u64,
+        read: Result<u64, BadPlace>,
+        size: u64,
+    ) -> Option<Finding> {
+        let (offset, errno, why) = match read {
+            Ok(bytes) if bytes == size => return None,
+            Ok(bytes) => (bytes, None, format!("ends at {bytes}, though it has {size} bytes")),
+            Err(BadPlace { offset, error }) => {
+                let why = format!("read at {offset}: {}", super::device::text(&error));
+                (offset, error.raw_os_error(), why)
+            }
+        };
         let finding = self.finding(Kind::Unreadable, path, Some(fid), why);
-        Finding { offset: Some(bad.offset), errno, size: Some(size), ..finding }
+        Some(Finding { offset: Some(offset), errno, size: Some(size), ..finding })
     }
 
     fn cannot_open(&self, path: &Path, fid: u64, error: &std::io::Error) -> Read {

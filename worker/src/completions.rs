@@ -85,14 +85,7 @@ impl Completions {
         let urgent = quiet.is_none_or(|socket| socket.wanted.load(Relaxed));
         let wake = urgent && !std::mem::replace(&mut queue.woken, true);
         drop(queue);
-        if wake {
-            self.wake();
-        }
-    }
-
-    /// Wakes the loop for something that is told of elsewhere.
-    pub fn wake(&self) {
-        if let Err(e) = self.waker.wake() {
+        if wake && let Err(e) = self.waker.wake() {
             log::error!("cannot wake the event loop: {e}");
         }
     }

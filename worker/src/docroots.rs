@@ -1,14 +1,19 @@
 //! The docroots of a worker: listed by their names, every two seconds and when one has changed.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
 use crate::control::Up;
-use crate::disk::device::Device;
 use crate::disk::docroot_watch::DocrootWatch;
-use crate::event_loop::Worker;
-use crate::exchange::Op;
+use crate::disk::errands;
+use crate::event_loop::{DOCROOTS, Worker};
+use crate::exchange::list_docroot;
 use crate::spec::{DeviceKey, SiteId};
 
 /// How often docroots are listed, whether or not something is known to have changed.
@@ -17,8 +22,7 @@ const LIST_MS: u64 = 2000;
 impl Worker {
     /// Has a thread list each docroot of this worker. The master, which may not wait, hears of it.
     pub(crate) fn list_docroots(&mut self) {
-        let hinted = self.docroots.values().any(DocrootWatch::is_hinted);
-        let due = hinted || self.listed == 0 || self.now.saturating_sub(self.listed) >= LIST_MS;
+        let due = self.listed == 0 || self.now.saturating_sub(self.listed) >= LIST_MS;
         if !due || self.drain.is_some() {
             return;
         }
@@ -28,30 +32,39 @@ impl Worker {
             let owned = self.board.device(key).is_some_and(|slot| slot.owner() == self.id);
             let device = self.device(key);
             if !owned || !self.is_listed(key) {
-                self.docroots.remove(&key.site); // Its new owner watches it.
                 continue;
             }
-            // A hint that comes while a listing is under way is good for the next one.
-            if !device.looking.swap(true, Relaxed) {
-                self.watch_docroot(&device).take();
-                self.in_background(&device, Op::List);
+            if device.looking.swap(true, Relaxed) {
+                self.listed = 0; // It may have been read before it changed: again with the next tick.
+                self.next_tick_soon();
+                continue;
             }
+            self.watch_docroots();
+            // Not in a disk thread, which would stay for longer than until the next time.
+            let context = Arc::clone(&self.context);
+            errands::run(move |on| list_docroot(on, &device, &context));
         }
     }
 
-    /// The loop was woken, for a change of a docroot perhaps.
-    pub(crate) fn heed_hints(&mut self) {
-        if self.docroots.values().any(DocrootWatch::is_hinted) {
+    /// A docroot has changed: it is listed now, or at the next tick if that is being done.
+    pub(crate) fn heed_docroots(&mut self) {
+        if self.context.docroots.get().is_some_and(DocrootWatch::take) {
+            self.listed = 0;
             self.list_docroots();
         }
     }
 
-    fn watch_docroot(&mut self, device: &Device) -> &DocrootWatch {
-        let context = &self.context;
-        self.docroots.entry(device.key.site).or_insert_with(|| {
-            let context = Arc::clone(context);
-            DocrootWatch::start(device.path(), move || context.completions.wake())
-        })
+    /// Once this worker owns a docroot: users may have few of what this takes.
+    fn watch_docroots(&self) {
+        self.context.docroots.get_or_init(|| {
+            let watch = DocrootWatch::start();
+            if let Some(fd) = watch.fd().map(|fd| fd.as_raw_fd()) {
+                let told =
+                    SourceFd(&fd).register(self.registry(), Token(DOCROOTS), Interest::READABLE);
+                told.unwrap_or_else(|e| log::debug!("docroots: {e}"));
+            }
+            watch
+        });
     }
 
     /// Tells the master of a docroot's devices, if that is news.

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
@@ -24,7 +24,6 @@ use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
 use crate::disk::device::Device;
-use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
@@ -47,6 +46,8 @@ const INBOX: usize = 2;
 const SIGNALS: usize = 3;
 /// Token of the output of `MOG_IOSTAT_CMD`.
 pub(crate) const IOSTAT: usize = 4;
+/// Token of what tells of changes of docroots.
+pub(crate) const DOCROOTS: usize = 5;
 /// Token of the first listener.
 pub(crate) const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
@@ -74,7 +75,6 @@ pub(crate) struct Worker {
     /// When docroots were last listed, and what was found.
     pub(crate) listed: u64,
     pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
-    pub(crate) docroots: HashMap<SiteId, DocrootWatch>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
@@ -150,6 +150,7 @@ impl Worker {
             draining: AtomicBool::new(false),
             completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
+            docroots: OnceLock::new(),
         };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
@@ -169,7 +170,6 @@ impl Worker {
             pools: HashMap::new(),
             listed: 0,
             told: HashMap::new(),
-            docroots: HashMap::new(),
             urgent: false,
             lives: Lives::default(),
             used: HashMap::new(),
@@ -274,11 +274,12 @@ impl Worker {
 
     fn dispatch(&mut self, event: &Event) {
         match event.token().0 {
-            WAKER => self.heed_hints(),
+            WAKER => {}
             CONTROL => self.take_messages(),
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
             IOSTAT => self.read_iostat(),
+            DOCROOTS => self.heed_docroots(),
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };

@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
 use crate::disk::docroot;
+use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
@@ -54,8 +55,6 @@ pub enum Op {
     Digest(Box<Digest>),
     /// Opens the device's directory anew.
     Refresh,
-    /// Lists the docroot: which devices there are.
-    List,
     /// Looks how full the device is, and writes its usage file if asked to.
     Look {
         /// Not just the numbers in memory.
@@ -187,6 +186,22 @@ impl Outcome {
     }
 }
 
+/// Lists a docroot, and tells the loop which devices there are.
+pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
+    // First: what is made after the listing is told of.
+    if let Some(watch) = context.docroots.get() {
+        watch.add(on, device.path());
+    }
+    let found = docroot::devices(device.path());
+    let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
+    device.note_trouble(trouble.as_deref());
+    device.looking.store(false, Relaxed);
+    if let Ok(devids) = found {
+        let outcome = Outcome::Listed(device.key.site, devids);
+        context.completions.push(Done { key: None, outcome }, None);
+    }
+}
+
 /// What all threads of a worker share.
 #[derive(Debug)]
 pub struct Context {
@@ -200,6 +215,8 @@ pub struct Context {
     pub completions: Completions,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
     pub epoll: OwnedFd,
+    /// Changes of docroots' names, if this worker has docroots.
+    pub docroots: OnceLock<DocrootWatch>,
 }
 
 /// An operation with all it needs, as it waits in a device's queue.
@@ -395,7 +412,6 @@ impl Work {
                 }
                 return Turned::Over(Outcome::Finished);
             }
-            Op::List => return Turned::Over(self.list_docroot()),
             Op::Look { write } => {
                 if let Some(slot) = self.context.board.device(self.device.key) {
                     usage::look(on, &self.device, slot, write);
@@ -436,9 +452,7 @@ impl Work {
             Op::Delete(delete) => delete.run(&turn),
             Op::Size(size) => size.run(&turn),
             Op::Digest(digest) => digest.run(&turn),
-            Op::Refresh | Op::List | Op::Look { .. } | Op::Release(_) => {
-                Turned::Over(Outcome::Finished)
-            }
+            Op::Refresh | Op::Look { .. } | Op::Release(_) => Turned::Over(Outcome::Finished),
         };
         progress.serve(0);
         if turn.muted.get() {
@@ -449,14 +463,6 @@ impl Work {
 }
 
 impl Work {
-    fn list_docroot(&self) -> Outcome {
-        let found = docroot::devices(self.device.path());
-        let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
-        self.device.note_trouble(trouble.as_deref());
-        self.device.looking.store(false, Relaxed);
-        found.map_or(Outcome::Finished, |devids| Outcome::Listed(self.device.key.site, devids))
-    }
-
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
         if let Some(slot) = self.context.board.device(self.device.key)

@@ -144,7 +144,9 @@ impl RealDisk {
                 self.mend(); // The folder goes now, and must not wait.
                 resume_unwind(panic)
             });
-            shell(&format!("umount {name}")).map(|_| result)
+            // A process that another thread starts has this one's files until it is itself.
+            until("the unmount", || shell(&format!("umount {name}")).is_ok());
+            Ok(result)
         };
         let result = thread::scope(|scope| scope.spawn(inside).join());
         let result = result.unwrap_or_else(|panic| resume_unwind(panic));

@@ -1,186 +1,111 @@
 //! Tells at once that a docroot has got or lost a device: inotify(7). It is a hint. Where there is
-//! no inotify, on network filesystems and for a docroot whose disk hangs, none comes, and whoever
-//! lists docroots does so by the clock too.
+//! no inotify, and on network filesystems, none comes, and whoever lists docroots does so by the
+//! clock too.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use std::sync::{Arc, Weak};
-use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevId;
 
-/// A docroot that could not be watched, or has been replaced, is looked for so often.
-const RETRY: Duration = Duration::from_secs(2);
-const STACK: usize = 128 * 1024;
-
-/// A thread that waits for changes of a docroot's names. It ends with the next change, or within
-/// two seconds, after this has been dropped.
+/// What waits for changes of docroots' names; one for all docroots of a worker.
 #[derive(Debug)]
-pub struct DocrootWatch {
-    changed: Arc<AtomicBool>,
-}
+pub struct DocrootWatch(Option<Inotify>);
 
 impl DocrootWatch {
-    /// Starts the thread, which alone touches the docroot. `wake` is called from there after each
-    /// change.
-    pub fn start(docroot: &Path, wake: impl Fn() + Send + 'static) -> DocrootWatch {
-        let changed = Arc::new(AtomicBool::new(false));
-        let hint = Hint { changed: Arc::downgrade(&changed), wake };
-        let docroot = docroot.to_owned();
-        let work = move || watch(&docroot, &hint);
-        let thread = thread::Builder::new().name("docroot".into()).stack_size(STACK);
-        if let Err(e) = thread.spawn(work) {
-            log::debug!("no thread to watch a docroot in: {e}");
+    /// Asks the kernel for it. Watches nothing yet, and touches no disk. Without inotify it never will.
+    pub fn start() -> DocrootWatch {
+        let made = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+        DocrootWatch(made.inspect_err(|e| log::debug!("no inotify: {e}")).ok())
+    }
+
+    /// What becomes readable when there is something to [`DocrootWatch::take`].
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Watches the folder that has the docroot's name now. Before each listing: one that has been
+    /// replaced is another folder, one that is watched already stays so.
+    pub fn add(&self, _: &OnDisk, docroot: &Path) {
+        let names = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO;
+        let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
+        let flags = names | itself | AddWatchFlags::IN_ONLYDIR;
+        if let Some(Err(e)) = self.0.as_ref().map(|inotify| inotify.add_watch(docroot, flags)) {
+            log::debug!("{}: not watched: {e}", docroot.display());
         }
-        DocrootWatch { changed }
     }
 
-    /// True when something has changed since [`DocrootWatch::take`].
-    pub fn is_hinted(&self) -> bool {
-        self.changed.load(Acquire)
-    }
-
-    /// True when something has changed since the last call.
+    /// True when devices may have come or gone since the last call. Never waits.
     pub fn take(&self) -> bool {
-        self.changed.swap(false, AcqRel)
-    }
-}
-
-struct Hint<W> {
-    changed: Weak<AtomicBool>,
-    wake: W,
-}
-
-impl<W: Fn()> Hint<W> {
-    /// False when nobody wants to know any more.
-    fn give(&self) -> bool {
-        let Some(changed) = self.changed.upgrade() else { return false };
-        changed.store(true, Release);
-        (self.wake)();
-        true
-    }
-
-    fn is_wanted(&self) -> bool {
-        self.changed.strong_count() > 0
-    }
-}
-
-fn watch(docroot: &Path, hint: &Hint<impl Fn()>) {
-    while hint.is_wanted() {
-        match watch_once(docroot, hint) {
-            // Its names may have changed before it was watched again.
-            Ok(()) => {
-                hint.give();
-            }
-            Err(e) => log::debug!("{}: not watched: {e}", docroot.display()),
-        }
-        thread::sleep(RETRY);
-    }
-}
-
-/// Until the docroot is another folder, or nobody wants to know. An error: it cannot be watched.
-fn watch_once(docroot: &Path, hint: &Hint<impl Fn()>) -> nix::Result<()> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    let names = AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_MOVED_FROM
-        | AddWatchFlags::IN_MOVED_TO;
-    let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
-    inotify.add_watch(docroot, names | itself | AddWatchFlags::IN_ONLYDIR)?;
-    // What was made before this moment, and after the last listing, would not be told of.
-    while hint.give() {
+        let Some(inotify) = &self.0 else { return false };
+        let mut news = false;
         loop {
-            let events = match inotify.read_events() {
-                Err(Errno::EINTR) => continue,
-                events => events?,
-            };
-            let lost = itself | AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT;
-            if events.iter().any(|event| event.mask.intersects(lost)) {
-                return Ok(());
-            }
-            let overflow = |mask: AddWatchFlags| mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
-            if events.iter().any(|event| overflow(event.mask) || is_device(event.name.as_deref())) {
-                break;
+            match inotify.read_events() {
+                // Files right under the docroot come and go: they are no news.
+                Ok(events) => {
+                    news |= events.iter().any(|e| e.name.as_deref().is_none_or(is_device));
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => return news,
             }
         }
     }
-    Ok(())
 }
 
-/// Files right under the docroot come and go: they are no news.
-fn is_device(name: Option<&OsStr>) -> bool {
-    name.is_some_and(|name| DevId::from_component(name.as_encoded_bytes()).is_some())
+fn is_device(name: &OsStr) -> bool {
+    DevId::from_component(name.as_encoded_bytes()).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
-    use std::sync::mpsc::{Receiver, channel};
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    fn watched(docroot: &Path) -> (DocrootWatch, Receiver<()>) {
-        let (sender, receiver) = channel();
-        let wake = move || sender.send(()).unwrap_or_default();
-        (DocrootWatch::start(docroot, wake), receiver)
-    }
-
-    fn changes(watch: &DocrootWatch, woken: &Receiver<()>) {
-        woken.recv_timeout(DEADLINE).expect("a hint");
-        assert!(watch.take());
-        assert!(!watch.take());
-    }
 
     #[test]
     fn devices_that_come_and_go_are_told_of_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let name = |name: &str| folder.path().join(name);
-        let (watch, woken) = watched(folder.path());
-        changes(&watch, &woken); // It is watched from now on.
+        let watch = DocrootWatch::start();
         fs::create_dir(name("dev1")).unwrap();
-        changes(&watch, &woken);
+        watch.add(&OnDisk::in_test(), folder.path());
+        assert!(!watch.take());
+        fs::create_dir(name("dev2")).unwrap();
+        assert!(watch.take());
+        assert!(!watch.take());
         fs::write(name("file"), "x").unwrap();
         fs::create_dir(name("dev01")).unwrap();
         fs::rename(name("file"), name("devil")).unwrap();
+        assert!(!watch.take());
         fs::rename(name("dev1"), name("old")).unwrap();
-        changes(&watch, &woken);
-        std::os::unix::fs::symlink("/nowhere", name("dev2")).unwrap();
-        changes(&watch, &woken);
-        fs::remove_file(name("dev2")).unwrap();
-        changes(&watch, &woken);
-        assert!(woken.try_recv().is_err());
+        assert!(watch.take());
+        std::os::unix::fs::symlink("/nowhere", name("dev3")).unwrap();
+        assert!(watch.take());
+        fs::remove_file(name("dev3")).unwrap();
+        assert!(watch.take());
     }
 
     #[test]
-    fn docroot_that_is_replaced_is_watched_again() {
+    fn docroot_that_is_replaced_is_told_of_and_watched_again() {
         let folder = tempfile::tempdir().unwrap();
         let (docroot, away) = (folder.path().join("root"), folder.path().join("away"));
+        let (watch, on) = (DocrootWatch::start(), OnDisk::in_test());
+        watch.add(&on, &docroot);
         fs::create_dir(&docroot).unwrap();
-        let (watch, woken) = watched(&docroot);
-        changes(&watch, &woken);
+        watch.add(&on, &docroot);
         fs::rename(&docroot, &away).unwrap();
-        changes(&watch, &woken);
+        assert!(watch.take());
         fs::create_dir(&docroot).unwrap();
-        changes(&watch, &woken); // Found again.
+        watch.add(&on, &docroot);
+        watch.add(&on, &docroot);
         fs::create_dir(docroot.join("dev1")).unwrap();
-        changes(&watch, &woken);
-    }
-
-    #[test]
-    fn docroot_that_is_not_there_yet_is_watched_later() {
-        let folder = tempfile::tempdir().unwrap();
-        let docroot = folder.path().join("later");
-        let (watch, woken) = watched(&docroot);
-        fs::create_dir(&docroot).unwrap();
-        changes(&watch, &woken);
-        fs::create_dir(docroot.join("dev7")).unwrap();
-        changes(&watch, &woken);
+        assert!(watch.take());
+        assert!(!watch.take());
     }
 }

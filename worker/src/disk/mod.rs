@@ -10,7 +10,7 @@
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
-//! | [`docroot_watch`] | a hint that a docroot has got or lost a device |
+//! | [`docroot_watch`] | hints that a docroot has got or lost a device |
 //! | [`commit`] | a PUT from temporary to final name |
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |

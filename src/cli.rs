@@ -8,6 +8,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
+pub use scrub::Scrub;
+
+#[path = "cli/scrub.rs"]
+mod scrub;
+
 /// Shown below the options.
 const SIGNALS: &str = "Signals to the master:
   QUIT        finish every request in progress, then exit
@@ -170,7 +175,7 @@ struct Help {
     help: Option<bool>,
 }
 
-/// What is done about a node that runs already.
+/// What is done about a node that runs already, or about its files.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show a running node: workers, devices, requests and bytes per second
@@ -203,6 +208,20 @@ enum Command {
         #[command(flatten)]
         help: Help,
     },
+
+    /// Read every file of devices from the disk, and tell of those that are damaged or misplaced
+    ///
+    /// Reads at idle I/O priority, past the page cache, and gives way to whoever else uses the
+    /// disk. Changes nothing. Each finding is a line of JSON, the last line is a summary. Exit
+    /// status: 0 clean, 1 something was found, 2 wrong usage, 3 not all could be looked at,
+    /// 130 or 143 interrupted.
+    Scrub {
+        #[command(flatten)]
+        scrub: Scrub,
+
+        #[command(flatten)]
+        help: Help,
+    },
 }
 
 /// What the command line asks for.
@@ -219,6 +238,8 @@ pub enum Task {
     },
     /// Replace a running node's executable: its status socket or pid file.
     Upgrade(PathBuf),
+    /// Read all files of devices.
+    Scrub(Scrub),
     /// Print the effective settings.
     CheckConfig(Options),
     /// Serve.
@@ -235,6 +256,7 @@ impl Cli {
                 return Task::Status { json: json > 0, follow: follow > 0, socket };
             }
             Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
+            Some(Command::Scrub { scrub, .. }) => return Task::Scrub(scrub),
             None => {}
         }
         let quickstart = self.quickstart.last().map(|folder| {
@@ -436,7 +458,7 @@ mod tests {
         let shown = Task::Status { json: true, follow: false, socket: socket.clone() };
         assert_eq!(task("status --json /s"), shown);
         assert_eq!(task("upgrade /s"), Task::Upgrade(socket));
-        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s"] {
+        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s", "scrub"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

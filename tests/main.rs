@@ -84,6 +84,8 @@ mod regression;
 mod reload;
 /// Workers that die or are told to go.
 mod respawn;
+/// The command `scrub`.
+mod scrub;
 /// 3: the sidechannel, line by line.
 mod sidechannel;
 /// 7: titles, workers that stand still, orphans.

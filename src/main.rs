@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`cli`] | the option table |
-//! | [`commands`] | `status` and `upgrade`, about a node that runs already |
+//! | [`commands`] | `status` and `upgrade`, about a node that runs already; `scrub`, about its files |
 //! | [`daemonize`] | detaching, with a command that waits until the node serves |
 //! | [`logging`] | standard error and syslog, never waited for |
 //! | [`quickstart`] | a folder to try the node with |
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
     match task {
         Task::Status { json, follow, socket } => commands::status::run(&socket, json, follow),
         Task::Upgrade(node) => commands::upgrade::run(&node),
+        Task::Scrub(scrub) => commands::scrub::run(scrub),
         Task::CheckConfig(options) => check_config(&options),
         Task::Serve(options) => serve(options, None, invocation),
         Task::Quickstart(folder, options) => try_out(folder, options, invocation),

@@ -40,6 +40,8 @@ mod handover;
 mod heal;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
+/// 2.3 to 2.5: If-Match and its kin.
+mod http_conditions;
 /// 2.5: DELETE and MKCOL.
 mod http_delete;
 /// 2.3: GET and HEAD.
@@ -62,6 +64,8 @@ mod kill_storm;
 mod large_transfers;
 /// What workers and connections cost.
 mod memory;
+/// 3.1 and 4: what a device is mounted from.
+mod mounts;
 /// nginx in front of the node.
 mod nginx;
 /// Files that workers keep open.
@@ -82,6 +86,8 @@ mod regression;
 mod reload;
 /// Workers that die or are told to go.
 mod respawn;
+/// The command `scrub`.
+mod scrub;
 /// 3: the sidechannel, line by line.
 mod sidechannel;
 /// 7: titles, workers that stand still, orphans.
@@ -100,3 +106,5 @@ mod upgrade;
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// What an operator reads when something is wrong.
+mod words;

@@ -63,7 +63,7 @@ fn json_is_the_document_and_the_schema_is_true_of_it() {
 }
 
 /// As much of JSON Schema as the schema uses, and that each field is described in it.
-fn check(schema: &Value, value: &Value, at: &str, wrong: &mut Vec<String>) {
+pub fn check(schema: &Value, value: &Value, at: &str, wrong: &mut Vec<String>) {
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

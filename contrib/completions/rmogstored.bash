@@ -16,6 +16,9 @@ _rmogstored() {
             ",$1")
                 cmd="rmogstored"
                 ;;
+            rmogstored,scrub)
+                cmd="rmogstored__subcmd__scrub"
+                ;;
             rmogstored,status)
                 cmd="rmogstored__subcmd__status"
                 ;;
@@ -29,7 +32,7 @@ _rmogstored() {
 
     case "${cmd}" in
         rmogstored)
-            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --fsync --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade"
+            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade scrub"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -103,10 +106,6 @@ _rmogstored() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --fsync)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --aio-threads)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -132,6 +131,36 @@ _rmogstored() {
                     return 0
                     ;;
                 --quickstart)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rmogstored__subcmd__scrub)
+            opts="-? --rate --since-state --device-list --status-socket --patience --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --since-state)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --status-socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --patience)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -55,7 +55,14 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -s V -l version -d '
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l help -d 'Print this help; so does -h'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "status" -d 'Show a running node: workers, devices, requests and bytes per second'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "upgrade" -d 'Put the executable that is installed now in a running node\'s place, without closing a port'
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "scrub" -d 'Read every file of devices from the disk, and tell of those that are damaged or misplaced'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l json -d 'Print the node\'s JSON document instead of a table'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l follow -d 'Show it again every second, until Ctrl-C'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l help -d 'Print this help; so does -h'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand upgrade" -l help -d 'Print this help; so does -h'
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l rate -d 'Megabytes (10^6 bytes) per second that are read of each device at most [default: no bound]' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l since-state -d 'Keep the position in FILE, and go on there when the last pass was interrupted' -r -F
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l status-socket -d 'The --status-socket of the node that serves the devices: one that it calls stalled or unmounted is left alone' -r -F
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l patience -d 'Seconds that a device may be stalled, once it is being scrubbed, before it is given up [default: 60]' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l device-list -d 'Print `FID DEVID` of each bad copy instead of JSON lines'
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l help -d 'Print this help; so does -h'

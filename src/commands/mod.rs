@@ -1,11 +1,13 @@
-//! The commands about a node that runs already.
+//! The commands about a node that runs already, and about its files.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`status`] | `rmogstored status`: a table, or the JSON document |
 //! | [`upgrade`] | `rmogstored upgrade`: the steps of an upgrade, in order |
+//! | [`scrub`] | `rmogstored scrub`: every file is read and judged |
 //! | `table` | two looks at a node into a table |
 
+pub mod scrub;
 pub mod status;
 mod table;
 pub mod upgrade;

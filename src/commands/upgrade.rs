@@ -113,18 +113,23 @@ impl Watch {
         if document.upgrade.successor.is_some() { Progress::Begun } else { Progress::NotBegun }
     }
 
-    /// The successor writes the pid file when it is ready; until then it has its other name. A
-    /// file that has its old name again has been renamed twice, which changes its ctime.
+    /// The successor writes the pid file when it is ready; until then it has its other name.
     fn progress_of_pidfile(&self) -> Progress {
-        match pidfile::holder(&self.node).map(Pid::from_raw) {
-            Some(pid) if pid == self.master && changed(&self.node) == self.mark => {
-                Progress::NotBegun
-            }
-            Some(pid) if pid == self.master => {
+        let before = changed(&self.node);
+        let holder = pidfile::holder(&self.node).map(Pid::from_raw);
+        self.judge(before, holder, changed(&self.node))
+    }
+
+    /// A file that has its old name again has been renamed twice, which changes its ctime. One that
+    /// was renamed while it was read, as `before` and `after` tell, says nothing yet.
+    fn judge(&self, before: Changed, holder: Option<Pid>, after: Changed) -> Progress {
+        match holder {
+            Some(pid) if pid != self.master => Progress::Ready(pid),
+            Some(_) if before == self.mark => Progress::NotBegun,
+            Some(_) if before == after => {
                 Progress::Failed("the new program did not start; the log says why".to_owned())
             }
-            Some(pid) => Progress::Ready(pid),
-            None => Progress::Begun,
+            Some(_) | None => Progress::Begun,
         }
     }
 
@@ -179,8 +184,11 @@ fn signal(master: Pid, signal: Signal) -> Result<(), Failure> {
     kill(master, signal).map_err(told)
 }
 
+/// What [`changed`] says.
+type Changed = (i64, i64);
+
 /// Seconds and nanoseconds of a file's ctime; that of no file is told from every other.
-fn changed(path: &Path) -> (i64, i64) {
+fn changed(path: &Path) -> Changed {
     fs::metadata(path).map_or((0, -1), |found| (found.ctime(), found.ctime_nsec()))
 }
 
@@ -196,4 +204,25 @@ fn is_gone(pid: Pid) -> bool {
 /// Nobody may be reading: the upgrade goes on.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Pid = Pid::from_raw(7);
+    const NONE: Changed = (0, -1);
+
+    #[test]
+    fn pid_file_renamed_while_it_is_read_is_no_failure() {
+        let watch = Watch { node: "pid".into(), is_socket: false, master: OLD, mark: (1, 1) };
+        let judged = |before, holder, after| watch.judge(before, holder, after);
+        assert!(matches!(judged((1, 1), Some(OLD), (1, 1)), Progress::NotBegun));
+        assert!(matches!(judged((1, 1), Some(OLD), NONE), Progress::NotBegun));
+        assert!(matches!(judged(NONE, None, NONE), Progress::Begun));
+        assert!(matches!(judged(NONE, Some(OLD), (3, 3)), Progress::Begun));
+        assert!(matches!(judged((3, 3), Some(OLD), (3, 3)), Progress::Failed(_)));
+        let new = Pid::from_raw(8);
+        assert!(matches!(judged(NONE, Some(new), (4, 4)), Progress::Ready(pid) if pid == new));
+    }
 }

@@ -34,6 +34,7 @@ const UNUSED_MS: u64 = 1000;
 impl Worker {
     /// Looks after all devices that this worker has to do with.
     pub(crate) fn watch_devices(&mut self) {
+        self.list_docroots();
         self.look_at_devices();
         self.look_at_inherited_stalls();
         self.read_stall_clocks();
@@ -75,7 +76,9 @@ impl Worker {
             let waiting = evidence.oldest.max(evidence.oldest_pace).unwrap_or_default();
             if waiting >= LOOK_AT_DISK {
                 let disk = slot.and_then(|slot| slot.disk());
-                evidence.since_disk = disk.and_then(|disk| self.lives.since(disk, self.now));
+                let life = disk.and_then(|disk| self.lives.of(disk, self.now));
+                evidence.since_disk = life.map(|life| life.since_alive());
+                evidence.since_move = life.map(|life| life.since_move());
             }
             pool.set_spare(evidence.spare_threads(stuck, timeout));
             let (in_flight, answered) = (pool.in_flight(), pool.has_answered());
@@ -275,12 +278,13 @@ pub(crate) struct Lives {
     disks: HashMap<Number, Life>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Life {
     completed: u64,
     /// Looks in a row at which it had moved.
     moves: u32,
     looked: u64,
+    moved: u64,
     alive: u64,
 }
 
@@ -292,28 +296,42 @@ impl Lives {
         self.round = None;
     }
 
-    /// How long ago a disk was last seen to live; `None`: it has no counters.
-    fn since(&mut self, disk: Number, now: u64) -> Option<Duration> {
+    /// What is known of a disk's life; `None`: it has no counters.
+    fn of(&mut self, disk: Number, now: u64) -> Option<Life> {
         let completed = *self.round.get_or_insert_with(busy::completed).get(&disk)?;
-        Some(self.disks.entry(disk).or_default().look(completed, now))
+        let life = self.disks.entry(disk).or_default();
+        life.look(completed, now);
+        Some(*life)
     }
 }
 
 impl Life {
-    fn look(&mut self, completed: u64, now: u64) -> Duration {
+    fn look(&mut self, completed: u64, now: u64) {
         // Looks are taken while somebody waits only: what was seen long ago says nothing.
         if now.saturating_sub(self.looked) > LOOK_PAUSE_MS || self.looked == 0 {
-            *self = Life { completed, moves: 0, looked: now.max(1), alive: now };
-            return Duration::ZERO;
+            *self = Life { completed, moves: 0, looked: now.max(1), moved: 0, alive: now };
+            return;
         }
         if now > self.looked {
             self.moves = if completed == self.completed { 0 } else { self.moves + 1 };
             (self.completed, self.looked) = (completed, now);
         }
+        if self.moves > 0 {
+            self.moved = now;
+        }
         if self.moves >= MOVES {
             self.alive = now;
         }
-        Duration::from_millis(now.saturating_sub(self.alive))
+    }
+
+    /// Since it was last seen to live.
+    fn since_alive(&self) -> Duration {
+        Duration::from_millis(self.looked.saturating_sub(self.alive))
+    }
+
+    /// Since its counters moved at all.
+    fn since_move(&self) -> Duration {
+        Duration::from_millis(self.looked.saturating_sub(self.moved))
     }
 }
 
@@ -343,14 +361,18 @@ mod tests {
     #[test]
     fn disk_lives_while_its_counters_move_at_each_look() {
         let mut life = Life::default();
-        assert_eq!(life.look(5, 1000), Duration::ZERO);
-        assert_eq!(life.look(6, 1250), Duration::from_millis(250), "once may be a journal");
-        assert_eq!(life.look(6, 1500), Duration::from_millis(500));
-        life.look(7, 1750);
-        life.look(8, 2000);
-        assert_eq!(life.look(9, 2250), Duration::ZERO);
-        assert_eq!(life.look(9, 2500), Duration::from_millis(250));
-        assert_eq!(life.look(9, 9000), Duration::ZERO, "nobody has looked for long");
+        let mut look = |completed, now| {
+            life.look(completed, now);
+            [life.since_alive(), life.since_move()].map(|age| age.as_millis())
+        };
+        assert_eq!(look(5, 1000), [0, 1000], "no move was seen yet");
+        assert_eq!(look(6, 1250), [250, 0], "once may be a journal");
+        assert_eq!(look(6, 1500), [500, 250]);
+        look(7, 1750);
+        look(8, 2000);
+        assert_eq!(look(9, 2250), [0, 0]);
+        assert_eq!(look(9, 2500), [250, 250]);
+        assert_eq!(look(9, 9000), [0, 9000], "nobody has looked for long");
     }
 
     /// A worker that owns one device, which an earlier owner has marked.

@@ -1,18 +1,19 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use slab::Slab;
@@ -27,7 +28,7 @@ use crate::disk::device::Device;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
-use crate::exchange::{Context, Work};
+use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
@@ -46,6 +47,8 @@ const INBOX: usize = 2;
 const SIGNALS: usize = 3;
 /// Token of the output of `MOG_IOSTAT_CMD`.
 pub(crate) const IOSTAT: usize = 4;
+/// Token of what tells of changes of docroots.
+pub(crate) const DOCROOTS: usize = 5;
 /// Token of the first listener.
 pub(crate) const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
@@ -53,6 +56,8 @@ pub(crate) const FIRST_CONN: usize = 4096;
 
 /// Read buffer of the loop; connections borrow it one at a time.
 const READ_BUFFER: usize = 16 * 1024;
+/// Descriptors that there is room for from the start; the kernel takes 8 bytes for each.
+const MOST_ROOM: u64 = 16 * 1024;
 /// Parcels taken from the inbox before other events get their turn.
 const PARCELS: usize = 64;
 
@@ -70,6 +75,9 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
     pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    /// When docroots were last listed, and what was found.
+    pub(crate) listed: u64,
+    pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
@@ -124,6 +132,18 @@ pub(crate) struct Worker {
     pub(crate) next_reading: u64,
 }
 
+/// Grows the table of descriptors at once: once there are threads the kernel waits for all
+/// processors before it goes on with a larger one (`synchronize_rcu` below `expand_files`), in
+/// whichever thread opens the file that no longer fits.
+fn make_room_for_descriptors(most: u64) {
+    let last = most.min(MOST_ROOM).saturating_sub(1) as i32;
+    if let Ok(null) = io::pipe()
+        && let Err(e) = fcntl(&null.0, FcntlArg::F_DUPFD_CLOEXEC(last)).and_then(nix::unistd::close)
+    {
+        log::debug!("the table of descriptors stays small: {e}");
+    }
+}
+
 impl Worker {
     /// Sets up everything but the listeners.
     pub(crate) fn new(spec: WorkerSpec) -> io::Result<Worker> {
@@ -146,9 +166,11 @@ impl Worker {
             fsync: spec.settings.fsync,
             completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
+            docroots: OnceLock::new(),
         };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
+        make_room_for_descriptors(most);
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
         Ok(Worker {
             id: spec.id,
@@ -163,6 +185,8 @@ impl Worker {
             context: Arc::new(context),
             devices: HashMap::new(),
             pools: HashMap::new(),
+            listed: 0,
+            told: HashMap::new(),
             urgent: false,
             lives: Lives::default(),
             used: HashMap::new(),
@@ -272,6 +296,7 @@ impl Worker {
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
             IOSTAT => self.read_iostat(),
+            DOCROOTS => self.heed_docroots(),
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };
@@ -331,8 +356,10 @@ impl Worker {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
         for Done { key, outcome } in done.drain(..) {
-            if let Some(key) = key {
-                self.complete(key, outcome);
+            match (key, outcome) {
+                (Some(key), outcome) => self.complete(key, outcome),
+                (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
+                (None, _) => {}
             }
         }
         self.done = done;

@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
-use nix::sys::stat::fstatat;
+use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::failed::{Failed, InCall};
@@ -161,23 +161,17 @@ impl Incoming {
         flush: &Flush<'_>,
     ) -> Result<Option<Incoming>, Failed> {
         self.commit_or(on, device, path, flush, |incoming, _, folder| {
-            let (file, name) = (&incoming.file, final_name(path)?);
-            match link_file(file.get(on), folder.get(on), name) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-                Err(e) if lacks_links(&e) => {
-                    let Place::Named(temporary) = &incoming.place else {
-                        return Err(e).in_call("linkat");
-                    };
-                    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
-                    if fstatat(folder.get(on), name, flags) != Err(Errno::ENOENT) {
-                        return Ok(false);
-                    }
-                    let (from, old) = temporary.place(on);
-                    renameat(from, old.as_c_str(), folder.get(on), name).in_call("renameat")?;
+            let name = final_name(path)?;
+            let named = match &incoming.place {
+                Place::Named(temporary) => rename_if_free(on, temporary, folder, name),
+                Place::Anonymous | Place::Final => {
+                    link_file(incoming.file.get(on), folder.get(on), name).in_call("linkat")
                 }
-                linked => linked.in_call("linkat")?,
+            };
+            match named {
+                Err(e) if e.errno() == Some(libc::EEXIST) => Ok(false),
+                named => named.map(|()| true),
             }
-            Ok(true)
         })
     }
 
@@ -286,9 +280,24 @@ fn lacks_anonymous_files(e: &Failed) -> bool {
     matches!(e.errno(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL))
 }
 
-/// A file has one name only there.
-fn lacks_links(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS))
+/// Renames a temporary name where nothing has the final one: by a rename that does not replace, or
+/// by a second name where the filesystem has no such rename. `EEXIST`: something has it.
+fn rename_if_free(
+    on: &OnDisk,
+    temporary: &Temporary,
+    folder: &DiskFd,
+    name: &CStr,
+) -> Result<(), Failed> {
+    let ((from, old), folder) = (temporary.place(on), folder.get(on));
+    let old = old.as_c_str();
+    match renameat2(from, old, folder, name, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+            linkat(from, old, folder, name, AtFlags::empty()).in_call("linkat")?;
+            let _ = unlinkat(from, old, UnlinkatFlags::NoRemoveDir); // Else it is swept.
+            Ok(())
+        }
+        renamed => renamed.in_call("renameat2"),
+    }
 }
 
 #[cfg(test)]
@@ -353,6 +362,28 @@ mod tests {
     #[test]
     fn the_same_without_anonymous_files() {
         check_create_and_replace(false);
+    }
+
+    #[test]
+    fn new_file_takes_no_name_that_is_taken() {
+        for anonymous in [true, false] {
+            let (docroot, device) = device();
+            let on = OnDisk::in_test();
+            device.dir(&on).unwrap().anonymous_files.store(anonymous, Relaxed);
+            let put_new = |text: &[u8]| {
+                let incoming = Incoming::create(&on, &device, &path()).unwrap();
+                incoming.file().write_all_at(&on, text, 0).unwrap();
+                let progress = Progress::in_test();
+                let flush = Flush::new(Fsync::Off, &progress, false);
+                incoming.commit_new(&on, &device, &path(), &flush)
+            };
+            assert!(put_new(b"first").unwrap().is_none());
+            assert!(put_new(b"second").unwrap().is_some(), "given back");
+            let folder = docroot.path().join("dev1/0/000/000");
+            assert_eq!(std::fs::read(folder.join("0000000001.fid")).unwrap(), b"first");
+            assert_eq!(names(&folder), ["0000000001.fid"]);
+            assert!(names(&docroot.path().join("dev1/.rmogstored_tmp")).is_empty());
+        }
     }
 
     #[test]

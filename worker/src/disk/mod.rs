@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`path`] | paths that have been checked |
+//! | [`docroot`] | devices by name |
 //! | [`device`] | one device as this process sees it: its directory, what can be done there |
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`] | who may wait for a disk: a type |
@@ -13,19 +14,24 @@
 //! | [`flush`] | when that is on the disk |
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
+//! | [`docroot_watch`] | hints that a docroot has got or lost a device |
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
+//! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
 pub mod commit;
 pub mod device;
+pub mod docroot;
+pub mod docroot_watch;
 pub mod errands;
 pub mod failed;
 pub mod flush;
 pub mod folders;
 pub mod harmless;
 pub mod md5;
+pub mod mounts;
 pub mod on_disk;
 pub mod open;
 pub mod path;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct Progress {
     clock: Arc<Clock>,
     /// Milliseconds after the clock's epoch, plus one; 0: in no operation.
     began: AtomicU64,
+    /// The job has begun, and has not said yet that it calls the disk.
+    untried: AtomicBool,
     /// The same of a wait for our own writeback.
     paced: AtomicU64,
     /// For whom the thread works: a number of the job's own choice; 0: nobody.
@@ -104,15 +106,22 @@ impl Progress {
             waiting: AtomicUsize::new(0),
         };
         let room: Weak<dyn Room> = Weak::<Shared<tests::Step>>::new();
-        let (began, paced, client) = Default::default();
-        Progress { clock: Arc::new(clock), began, paced, client, room }
+        let (began, untried, paced, client) = Default::default();
+        Progress { clock: Arc::new(clock), began, untried, paced, client, room }
+    }
+
+    /// A job begins, as far as is known with a disk operation.
+    fn begin(&self) {
+        self.began.store(self.clock.now() + 1, Relaxed);
+        self.untried.store(true, Relaxed);
     }
 
     /// A disk operation starts, or the next one of a job that does many: the one before it, if
-    /// any, has completed.
+    /// any, has completed. The beginning of the job is none: on a disk that hangs, jobs begin.
     pub fn touch(&self) {
         let now = self.clock.now();
-        if self.began.swap(now + 1, Relaxed) != 0 {
+        let first = self.untried.swap(false, Relaxed);
+        if self.began.swap(now + 1, Relaxed) != 0 && !first {
             self.clock.completed.store(now, Relaxed);
         }
     }
@@ -122,6 +131,12 @@ impl Progress {
         if self.began.swap(0, Relaxed) != 0 {
             self.clock.completed.store(self.clock.now(), Relaxed);
         }
+    }
+
+    /// There was no disk operation in this turn so far.
+    pub fn pass(&self) {
+        self.began.store(0, Relaxed);
+        self.untried.store(false, Relaxed);
     }
 
     /// Waits for our own writeback to make room: no operation, for as long as the disk lives.
@@ -232,7 +247,7 @@ impl<J: Job> Pool<J> {
             oldest: oldest_of(&state, |progress| &progress.began).map(age),
             oldest_pace: oldest_of(&state, |progress| &progress.paced).map(age),
             since_completion: age(clock.completed.load(Relaxed)),
-            since_disk: None,
+            ..Evidence::default()
         };
         let is_stuck = |progress: &&Arc<Progress>| {
             let began = progress.began.load(Relaxed);
@@ -327,10 +342,10 @@ impl<J: Job> Shared<J> {
     }
 
     fn start_thread(self: &Arc<Self>, state: &mut State<J>) -> io::Result<()> {
-        let (began, paced, client) = Default::default();
+        let (began, untried, paced, client) = Default::default();
         let clock = Arc::clone(&self.clock);
         let room: Weak<dyn Room> = Arc::<Self>::downgrade(self);
-        let progress = Arc::new(Progress { clock, began, paced, client, room });
+        let progress = Arc::new(Progress { clock, began, untried, paced, client, room });
         let (shared, own) = (Arc::clone(self), Arc::clone(&progress));
         let work = move || {
             priority::yield_to_loop();
@@ -357,7 +372,7 @@ impl<J: Job> Shared<J> {
             let helper = self.call_helper(&mut state);
             drop(state);
             wake(helper);
-            progress.touch();
+            progress.begin();
             let unfinished = catch_unwind(AssertUnwindSafe(|| job.run(on, progress)));
             progress.rest();
             state = self.lock();
@@ -456,6 +471,41 @@ mod tests {
         started_two.recv_timeout(Duration::from_secs(5)).unwrap();
         release_one.send(()).unwrap();
         release_two.send(()).unwrap();
+    }
+
+    /// A job on a disk that hangs begins, and is about to make its first call.
+    #[test]
+    fn job_that_begins_is_no_sign_of_life() {
+        struct Hung(Receiver<()>, Sender<()>, fn(&Progress));
+        impl Job for Hung {
+            fn run(self, _: &OnDisk, progress: &Progress) -> Option<Self> {
+                (self.2)(progress);
+                self.1.send(()).unwrap();
+                let _ = self.0.recv_timeout(Duration::from_secs(10));
+                None
+            }
+        }
+        let pool = Pool::new("test".into(), 9);
+        thread::sleep(Duration::from_millis(60)); // The age that must not be lost.
+        let mut held = Vec::new();
+        let firsts: [fn(&Progress); 3] = [Progress::touch, Progress::pass, |progress| {
+            progress.pass();
+            progress.touch();
+        }];
+        for first in firsts {
+            let ((release, released), (tell, begun)) = (channel(), channel());
+            pool.submit(Hung(released, tell, first), 9).ok().unwrap();
+            begun.recv_timeout(Duration::from_secs(10)).unwrap();
+            held.push(release);
+        }
+        let age = || pool.evidence(Duration::ZERO).0.since_completion;
+        assert!(age() >= Duration::from_millis(60), "{:?}", age());
+        drop(held);
+        let begun = Instant::now();
+        while age() >= Duration::from_millis(60) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "an end is a sign of life");
+            thread::yield_now();
+        }
     }
 
     #[test]

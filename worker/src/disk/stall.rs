@@ -17,6 +17,8 @@ pub struct Evidence {
     pub since_completion: Duration,
     /// Since the disk's own counters moved last; `None`: it has none that we know of.
     pub since_disk: Option<Duration>,
+    /// Since they moved at all; `None`: the same.
+    pub since_move: Option<Duration>,
 }
 
 /// Waits for writeback on a disk without counters are believed this many times as long.
@@ -37,18 +39,20 @@ impl Evidence {
 
     /// How many threads may be started beyond the limit, in the place of `stuck` ones: on a disk
     /// that hangs some operations and completes others, those held must not stop the others. A
-    /// disk that completes nothing gets none.
+    /// disk that has done nothing since these are stuck gets none. Where it has counters they say
+    /// so, for what is answered from memory completes on a dead disk too.
     pub fn spare_threads(&self, stuck: usize, timeout: Duration) -> usize {
-        match self.since_completion < timeout / 2 {
-            true => stuck.min(MOST_SPARE),
-            false => 0,
-        }
+        let since_life = self.since_move.unwrap_or(self.since_completion);
+        if since_life < stuck_age(timeout) { stuck.min(MOST_SPARE) } else { 0 }
     }
 }
 
+/// Longest time after which a thread counts as stuck.
+const STUCK: Duration = Duration::from_secs(1);
+
 /// From this age on a thread counts as stuck: [`Evidence::spare_threads`].
 pub fn stuck_age(timeout: Duration) -> Duration {
-    timeout / 4
+    (timeout / 4).min(STUCK)
 }
 
 /// An operation so old is answered for, whatever else its device does.
@@ -65,7 +69,13 @@ mod tests {
 
     fn dead() -> Evidence {
         let since_completion = Duration::from_secs(6);
-        Evidence { oldest: LONG, oldest_pace: None, since_completion, since_disk: LONG }
+        Evidence {
+            oldest: LONG,
+            oldest_pace: None,
+            since_completion,
+            since_disk: LONG,
+            since_move: LONG,
+        }
     }
 
     #[test]
@@ -110,8 +120,12 @@ mod tests {
     #[test]
     fn spare_threads_come_only_while_something_completes() {
         assert_eq!(dead().spare_threads(10, T), 0);
-        let half_dead = Evidence { since_completion: Duration::from_secs(1), ..dead() };
+        let lately = Duration::from_millis(999);
+        let half_dead = Evidence { since_move: Some(lately), ..dead() };
         assert_eq!(half_dead.spare_threads(10, T), 10);
         assert_eq!(half_dead.spare_threads(1000, T), MOST_SPARE);
+        let from_memory = Evidence { since_completion: lately, ..dead() };
+        assert_eq!(from_memory.spare_threads(10, T), 0);
+        assert_eq!(Evidence { since_move: None, ..from_memory }.spare_threads(10, T), 10);
     }
 }

@@ -11,6 +11,7 @@ use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Outcome, Turn, Turned};
 use crate::http::answer;
+use crate::http::condition::Conditions;
 use crate::http::{date_now, log_failed, status_of};
 use crate::loan::Stage;
 
@@ -21,6 +22,8 @@ pub struct Delete {
     pub path: DevPath,
     /// Whether the connection lives on afterwards.
     pub keep: bool,
+    /// On what it depends.
+    pub conditions: Conditions,
 }
 
 impl Delete {
@@ -55,6 +58,13 @@ impl Delete {
         let flush = turn.flush(&dir);
         let folder = open(&parent(&self.path), flush.folder_flags())?;
         turn.progress.touch();
+        // What is not there is 404, whatever the conditions: RFC 9110 section 13.2.1.
+        if !self.conditions.allow_any_change()
+            && let Some(modified) =
+                open::modified(turn.on, turn.device, &dir, self.path.relative()).in_call("fstat")?
+        {
+            self.conditions.insist(Some(modified)).in_call("fstat")?;
+        }
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }

@@ -16,6 +16,7 @@ use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
+use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
 use crate::http::{date_now, log_failed, status_of, status_of_refusal};
@@ -142,6 +143,8 @@ impl Put {
             if !self.invite(turn) {
                 return Turned::Over(Outcome::Broken);
             }
+        } else {
+            turn.progress.pass(); // It goes on with what the peer has sent.
         }
         if self.is_large() {
             turn.mute();
@@ -197,7 +200,9 @@ impl Put {
             let dir = device.dir(on).in_call("open")?;
             open::refuse_folder(on, device, &dir, self.path.relative()).in_call("openat2")?;
         }
-        if self.is_range() {
+        self.insist_on_conditions(turn)?;
+        // Where there must be none, there is none to write into.
+        if self.is_range() && !self.request.conditions.create_only() {
             match Incoming::in_place(on, device, &self.path) {
                 Ok(_) if self.digest.is_some() => self.spooled = true,
                 Err(e) if e.errno() == Some(libc::ENOENT) => {}
@@ -214,6 +219,17 @@ impl Put {
     /// What is received can be seen at once under the final name.
     fn is_in_place(&self) -> bool {
         self.file.as_ref().is_some_and(|file| !file.is_new())
+    }
+
+    /// Before the body is taken, and again before what it replaces goes.
+    fn insist_on_conditions(&self, turn: &Turn<'_>) -> Result<(), Failed> {
+        let conditions = &self.request.conditions;
+        if conditions.allow_any_change() {
+            return Ok(());
+        }
+        let dir = turn.device.dir(turn.on).in_call("open")?;
+        let modified = open::modified(turn.on, turn.device, &dir, self.path.relative());
+        conditions.insist(modified.in_call("fstat")?).in_call("fstat")
     }
 
     /// Tells a client that waits to send its body; one that has begun does not wait. A socket
@@ -484,13 +500,18 @@ impl Put {
         let flush = self.flush(turn)?;
         let (on, device, path) = (turn.on, turn.device, &self.path);
         let change = || turn.slot.map(|slot| slot.change(path));
-        if !self.is_range() || !incoming.is_new() {
+        if incoming.is_new() {
+            self.insist_on_conditions(turn)?;
+        }
+        let create_only = self.request.conditions.create_only();
+        if !create_only && (!self.is_range() || !incoming.is_new()) {
             return incoming.commit(on, device, path, &flush, change);
         }
         let mut source = incoming;
         if !self.spooled {
             match source.commit_new(on, device, path, &flush)? {
                 None => return Ok(()),
+                Some(_) if create_only => return Err(ConditionFailed).in_call("linkat"),
                 Some(back) => source = back, // There is a file by now.
             }
         }

@@ -9,6 +9,8 @@ use super::check;
 /// Lowest level of the best-effort class: behind everything else, but never starved as the idle
 /// class can be on a busy disk.
 const LOWEST: i64 = (2 << 13) | 7;
+/// The idle class: served when nobody else wants the disk.
+const IDLE: i64 = 3 << 13;
 /// What a thread has when nothing was set.
 const DEFAULT: i64 = 0;
 /// IOPRIO_WHO_PROCESS; 0 is the calling thread.
@@ -22,6 +24,11 @@ pub struct Lowered(());
 pub fn lower() -> Lowered {
     set(LOWEST);
     Lowered(())
+}
+
+/// Puts the calling thread, for good, into the idle class: for work that may take any time.
+pub fn idle() {
+    set(IDLE);
 }
 
 impl Drop for Lowered {
@@ -128,5 +135,15 @@ mod tests {
         assert_eq!(current(), LOWEST);
         drop(low);
         assert_eq!(current(), before);
+    }
+
+    #[test]
+    fn an_idle_thread_is_so_alone() {
+        let before = current();
+        let of_thread = std::thread::spawn(|| {
+            idle();
+            current()
+        });
+        assert_eq!((of_thread.join().unwrap(), current()), (IDLE, before));
     }
 }

@@ -60,6 +60,10 @@ pub struct Cli {
     #[arg(long, value_name = "DIR")]
     docroot: Vec<String>,
 
+    /// Answer 503 for each devN that is no mount: see require_mount in mogstored.conf(5)
+    #[arg(long, action = ArgAction::Count)]
+    require_mount: u8,
+
     /// Connections that one worker holds at most [default: 10000]
     #[arg(long, value_name = "N")]
     maxconns: Vec<String>,
@@ -253,6 +257,7 @@ impl Cli {
         let settings = [
             (Key::Daemonize, vec![String::new(); self.daemonize.into()]),
             (Key::Docroot, self.docroot),
+            (Key::RequireMount, vec![String::new(); self.require_mount.into()]),
             (Key::Maxconns, self.maxconns),
             (Key::Pidfile, self.pidfile),
             (Key::Server, self.server),

@@ -240,11 +240,14 @@ impl Supervisor {
             .map(|(id, child)| (id, child.duty))
             .collect();
         let owners = self.plan.devices.owners(&workers);
+        if owners.is_empty() {
+            return; // nobody is there to own them
+        }
         let there: BTreeSet<DeviceKey> = owners.iter().map(|(key, _)| *key).collect();
         for (key, _) in self.board.devices() {
             if !there.contains(&key) {
                 log::info!("{key} is gone");
-                self.board.forget_device(key);
+                self.board.forget_device(key, !self.plan.devices.is_retired(key.site));
                 self.stalled.remove(&key);
             }
         }

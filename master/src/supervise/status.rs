@@ -84,7 +84,7 @@ impl Supervisor {
             owner: slot.owner().0,
             state: match slot.state() {
                 DeviceState::Stalled => "stalled",
-                _ if slot.unmounted.load(Relaxed) => "unmounted",
+                _ if slot.mount.refused() => "unmounted",
                 _ => "ok",
             }
             .to_owned(),

@@ -206,6 +206,22 @@ enum Command {
         #[command(flatten)]
         help: Help,
     },
+
+    /// Have a running node take the folder that is there for a device which was a mount before
+    ///
+    /// A device that was a mount answers 503 while it is a bare folder, until it is mounted again,
+    /// its folder is removed and made anew, or this is said. Root and the node's user may say it.
+    Device {
+        /// The device: devN, or its whole path where several docroots have one
+        #[arg(long, value_name = "devN", required = true)]
+        forget: String,
+
+        /// The node's --status-socket
+        socket: PathBuf,
+
+        #[command(flatten)]
+        help: Help,
+    },
 }
 
 /// What the command line asks for.
@@ -222,6 +238,13 @@ pub enum Task {
     },
     /// Replace a running node's executable: its status socket or pid file.
     Upgrade(PathBuf),
+    /// Have a running node forget that a device was a mount.
+    Forget {
+        /// `devN` or a path.
+        device: String,
+        /// Its status socket.
+        socket: PathBuf,
+    },
     /// Print the effective settings.
     CheckConfig(Options),
     /// Serve.
@@ -238,6 +261,9 @@ impl Cli {
                 return Task::Status { json: json > 0, follow: follow > 0, socket };
             }
             Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
+            Some(Command::Device { forget, socket, .. }) => {
+                return Task::Forget { device: forget, socket };
+            }
             None => {}
         }
         let quickstart = self.quickstart.last().map(|folder| {
@@ -414,7 +440,7 @@ mod tests {
             assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0));
             assert!(shown.to_string().contains("--drain-timeout"), "{line}");
         }
-        for line in ["status -?", "status --help", "upgrade -h"] {
+        for line in ["status -?", "status --help", "upgrade -h", "device -h"] {
             let shown = parse(line).unwrap_err();
             assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0), "{line}");
             assert!(shown.to_string().contains("--status-socket"), "{line}");
@@ -441,8 +467,17 @@ mod tests {
         let socket = PathBuf::from("/s");
         let shown = Task::Status { json: true, follow: false, socket: socket.clone() };
         assert_eq!(task("status --json /s"), shown);
-        assert_eq!(task("upgrade /s"), Task::Upgrade(socket));
-        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s"] {
+        assert_eq!(task("upgrade /s"), Task::Upgrade(socket.clone()));
+        let device = "dev1".to_owned();
+        assert_eq!(task("device --forget dev1 /s"), Task::Forget { device, socket });
+        for line in [
+            "status",
+            "upgrade",
+            "device /s",
+            "device --forget dev1",
+            "status /a /b",
+            "--docroot=/d status /s",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

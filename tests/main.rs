@@ -60,6 +60,8 @@ mod kill_storm;
 mod large_transfers;
 /// What workers and connections cost.
 mod memory;
+/// 5: a device that was a mount.
+mod mounts;
 /// nginx in front of the node.
 mod nginx;
 /// Files that workers keep open.

@@ -6,6 +6,8 @@ use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
+use serde::{Deserialize, Serialize};
+
 use crate::disk::path::DevPath;
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::shm;
@@ -140,7 +142,7 @@ pub struct DeviceSlot {
 }
 
 /// One look at how full a device is. KiB where not said otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Free for users.
     pub available: u64,

@@ -251,9 +251,14 @@ impl Supervisor {
                 self.stalled.remove(&key);
             }
         }
+        let legacy = self.kit.legacy.take();
         for (key, worker) in owners {
-            if self.board.list_device(key, worker).is_none() {
+            let Some(slot) = self.board.list_device(key, worker) else {
                 log::error!("{key}: too many devices, it is not served");
+                continue;
+            };
+            if let Some(legacy) = &legacy {
+                legacy.pass_on(self.plan.devices.docroot(key.site), key.devid, slot);
             }
         }
     }

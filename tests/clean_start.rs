@@ -15,8 +15,7 @@ use serde_json::Value;
 
 use crate::chain::{is_gone, pid_in};
 use crate::harness::{
-    Client, DEADLINE, STATUS_FD, Setup, binary, can_mount, fid_path, shell, skipped, until,
-    until_some,
+    Client, DEADLINE, Setup, binary, can_mount, fid_path, shell, skipped, until, until_some,
 };
 
 /// A daemon of a test's own folder, ended when dropped.
@@ -153,8 +152,8 @@ fn ends(command: &mut Command) -> std::process::Output {
 #[test]
 fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     let node = Detached::folder();
-    let words = ["env", "--ignore-signal=CHLD", "sh", "-ec"];
-    let ended = ends(&mut node.command(&words, "exec \"$0\" \"$@\" -d"));
+    let script = "exec env --ignore-signal=CHLD \"$0\" \"$@\" -d";
+    let ended = ends(&mut node.command(&["sh", "-ec"], script));
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     node.serves();
     node.quit();
@@ -248,8 +247,8 @@ fn has_bare_dev() -> bool {
 fn received(syslog: &UnixDatagram) -> Vec<String> {
     syslog.set_nonblocking(true).unwrap();
     let mut buffer = [0; 8192];
-    let mut next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
-    std::iter::from_fn(|| next()).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
+    let next = || syslog.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec());
+    std::iter::from_fn(next).map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
 }
 
 /// Waits until there has been a message for each of `texts`.
@@ -279,9 +278,7 @@ fn syslog_that_comes_late_goes_and_comes_again_gets_the_lines() {
         drop(syslog);
         fs::remove_file(&at).unwrap();
         // Lost, and told when the next one is there.
-        kill(node.pid().unwrap(), Signal::SIGHUP).unwrap();
-        let generation = node.status()["generation"].as_u64().unwrap();
-        until("a reload", || node.status()["generation"].as_u64().unwrap() > generation);
+        reload(&node);
     }
     // A successor that starts while there is none.
     node.upgrade();
@@ -334,28 +331,7 @@ fn reload(node: &Detached) {
 }
 
 /// A parent that does everything wrong. The timer rings after half a second, if it may.
-const HOSTILE: &str = r#"
-import ctypes, os, resource, signal, sys
-for number in range(1, 65):
-    try: signal.signal(number, signal.SIG_IGN)
-    except (OSError, ValueError): pass
-signal.pthread_sigmask(signal.SIG_SETMASK, set(range(1, 65)) - {32, 33})
-closed = sys.argv[1] == "closed"
-os.umask(0o77)
-where = sys.argv[2] + "/gone"
-os.mkdir(where); os.chdir(where); os.rmdir(where)
-for number in range(50, 100):
-    os.dup2(0, number); os.set_inheritable(number, True)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-resource.setrlimit(resource.RLIMIT_NOFILE, (40, 256))
-signal.setitimer(signal.ITIMER_REAL, 0.5)
-os.environ.update(TZ=":/no/such/zone", LANG="xx_YY.none", LC_ALL="tlh", LISTEN_FDS="2",
-    LISTEN_PID="1", HOME="", TMPDIR="/nowhere")
-if closed:
-    for number in range(3): os.close(number)
-os.execv(sys.argv[3], sys.argv[3:])
-"#;
+const HOSTILE: &str = include_str!("clean_start/hostile.py");
 
 /// In the foreground and detached; with the standard streams and without.
 #[test]

@@ -13,7 +13,7 @@ use crate::harness::{Client, DEADLINE, Node, Setup, pattern, shell, skipped, unt
 
 const MIB: u64 = 1 << 20;
 /// What ordinary questions may take while fsck's digests run, on a busy machine.
-const PROMPTLY: Duration = Duration::from_secs(2);
+const PROMPTLY: Duration = Duration::from_secs(10);
 /// A test build against OpenSSL's assembler: far below what a release build is held to.
 const LEAST_SPEED: f64 = 0.5;
 
@@ -145,11 +145,13 @@ fn fsck_digests_have_lowered_disk_priority_and_others_have_not() {
         });
         assert_eq!(seen, low, "with reason {reason:?}");
         assert_eq!(client.line(), files[0].answer());
-        assert!(!disk_priorities(&node).iter().any(|class| is_low(class)), "it stayed low");
+        // The thread has its own again a moment after the answer.
+        until("no low priority", || !disk_priorities(&node).iter().any(|class| is_low(class)));
     }
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn speed_is_of_the_order_of_openssl_s() {
     let node = Node::start();
     let size = 256 * MIB;

@@ -466,3 +466,42 @@ fn used(client: &mut Client) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("used: "));
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number in {text}"))
 }
+
+#[test]
+fn slashes_in_a_row_between_folders_are_one() {
+    let node = Node::start();
+    for (path, file) in [
+        ("/dev1/a//c/b", "/dev1/a/c/b"),
+        ("/dev1//d/e//f", "/dev1/d/e/f"),
+        ("/dev1///g", "/dev1/g"),
+        ("/dev1/h////i///j", "/dev1/h/i/j"),
+        ("/dev1/k/./l//./m", "/dev1/k/l/m"),
+        ("//dev1//n//o", "/dev1/n/o"),
+    ] {
+        let mut client = node.client();
+        client.put(path, path).expect_and(201, "keep-alive");
+        assert_eq!(node.content(file), path.as_bytes());
+        assert_eq!(client.get(file).expect(200).body, path.as_bytes());
+        client.put_with(path, "Content-Range: bytes 0-0/*\r\n", "x").expect(201);
+        client.delete(path).expect(204);
+        client.delete(file).expect(404);
+    }
+}
+
+#[test]
+fn a_range_that_no_file_can_hold_is_507() {
+    let node = Node::start();
+    node.store("/dev1/a", "old");
+    const MAX: u64 = i64::MAX as u64;
+    for path in ["/dev1/a", "/dev1/new"] {
+        for md5 in [String::new(), format!("Content-MD5: {}\r\n", content_md5("x"))] {
+            let range = format!("Content-Range: bytes {MAX}-{MAX}/*\r\n{md5}");
+            node.client().put_with(path, &range, "x").expect_and(507, "close");
+            let range = format!("Content-Range: bytes {0}-{0}/{1}\r\n{md5}", MAX + 1, MAX + 2);
+            node.client().put_with(path, &range, "x").expect_and(507, "close");
+        }
+    }
+    assert_eq!(node.content("/dev1/a"), b"old");
+    assert!(!node.file("/dev1/new").exists());
+    assert_eq!(node.logged("ERROR") + node.logged("error"), 0);
+}

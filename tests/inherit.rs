@@ -117,7 +117,7 @@ fn listeners_may_come_from_systemd() {
 
 #[test]
 fn an_invalid_byte_is_an_error() {
-    for (text, byte) in [("3;4", ";"), ("x", "x"), ("3, 4", " "), ("-3", "-")] {
+    for (text, byte) in [("3;4", ";"), ("x", "x"), ("3, 4", " "), ("-3", "-"), ("+3", "+")] {
         let ended = Setup::new().env("CMOGSTORED_FD", text).run();
         assert_eq!(ended.code, Some(1), "{ended:?}");
         let number = byte.as_bytes()[0].to_string();
@@ -128,10 +128,21 @@ fn an_invalid_byte_is_an_error() {
 
 #[test]
 fn a_number_that_is_no_descriptor_is_an_error() {
-    for text in ["99999999999999999999", "3,99999999999999999999"] {
-        let ended = Setup::new().env("CMOGSTORED_FD", text).run();
+    for text in ["99999999999999999999", "2147483648", "", ",", "3,", ",3", "3,,4", "3,4,,"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ended = Setup::new().env("CMOGSTORED_FD", text).inherit(listener).run();
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.contains("failed to parse"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_count_of_systemd_s_that_is_none_is_an_error() {
+    for text in ["x", "-1", "+1", "", "99999999999999999999"] {
+        let line = format!("export LISTEN_FDS='{text}' LISTEN_PID=$$");
+        let ended = Setup::new().shell(&line).run();
+        assert_eq!(ended.code, Some(1), "{text}: {ended:?}");
+        assert!(ended.stderr.contains(&format!("LISTEN_FDS={text}: failed to parse")), "{ended:?}");
     }
 }
 

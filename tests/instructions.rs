@@ -11,7 +11,7 @@
 //! takes longer, and shows a few per cent more. So `.ci/run` runs it alone.
 //!
 //! It takes a release build: `RMOGSTORED_RELEASE` names it, as `.ci/run` does. To record anew,
-//! `UPDATE=1 cargo test --test tests instructions::requests` makes the build itself.
+//! `UPDATE=1 cargo test --test tests instructions::requests -- --ignored` makes the build itself.
 
 mod callgrind;
 mod record;
@@ -52,6 +52,7 @@ const MISSING: u64 = 999;
 const WRITTEN: u64 = 1_000_000;
 
 #[test]
+#[ignore = "counts instructions of the release build: .ci/run runs it alone"]
 fn requests_cost_the_recorded_instructions() {
     let Some(binary) = release() else {
         return skipped("RMOGSTORED_RELEASE does not name a release build");

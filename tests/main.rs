@@ -38,6 +38,8 @@ mod handover;
 mod heal;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
+/// 2.3 to 2.5: If-Match and its kin.
+mod http_conditions;
 /// 2.5: DELETE and MKCOL.
 mod http_delete;
 /// 2.3: GET and HEAD.
@@ -60,7 +62,7 @@ mod kill_storm;
 mod large_transfers;
 /// What workers and connections cost.
 mod memory;
-/// 5: a device that was a mount.
+/// 3.1 and 4: what a device is mounted from.
 mod mounts;
 /// nginx in front of the node.
 mod nginx;
@@ -94,9 +96,13 @@ mod status;
 mod timeouts;
 /// 5: what a tracker does all day.
 mod tracker;
+/// 5: a device that was a mount.
+mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
 /// 4: usage files, mounts that come and go.
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// What an operator reads when something is wrong.
+mod words;

@@ -24,7 +24,7 @@ fn leave_waiting(node: &Node, line: &str) -> crate::harness::Client {
 
 /// A file whose digest takes a while.
 fn store_large(node: &Node, path: &str) {
-    File::create(node.file(path)).and_then(|file| file.set_len(600 << 20)).unwrap();
+    File::create(node.file(path)).and_then(|file| file.set_len(200 << 20)).unwrap();
 }
 
 #[test]

@@ -22,11 +22,13 @@ const TRACKER_LIMIT: Duration = Duration::from_millis(500);
 const BACK: Duration = Duration::from_secs(2);
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn usage_is_answered_at_every_moment_of_a_hang() {
     usage_during_a_hang(40);
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn usage_is_answered_beside_busy_neighbours() {
     if std::env::var_os("RMOGSTORED_RELEASE").is_none() {
         return skipped("RMOGSTORED_RELEASE is not set: .ci/run takes this time when all is quiet");
@@ -179,6 +181,7 @@ const BEHIND: Duration = Duration::from_millis(50);
 
 /// The loop is not woken for an answer that a disk thread has sent, unless there is more to do.
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_request_that_came_during_another_one_is_answered_at_once_after_it() {
     in_each_mode(&["--stall-timeout=60"], |sick| {
         prepare(sick);
@@ -361,7 +364,7 @@ fn sixty_hangs_leave_nothing_behind() {
         }
         let after = sizes(sick);
         println!("workers={}: {before:?} then {after:?}", sick.workers);
-        assert!(after.threads <= 4, "{before:?} {after:?}");
+        assert!(after.threads <= 5, "{before:?} {after:?}");
         // A device's directory is let go when it has not been used for a second.
         let most = before.descriptors + 4;
         assert!(after.descriptors <= most, "{before:?} {after:?}");

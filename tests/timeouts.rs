@@ -17,6 +17,7 @@ const NOT_BEFORE: Duration = Duration::from_millis(200);
 const IDLE_ENOUGH: Duration = Duration::from_secs(5);
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_head_that_does_not_end_is_cut_off() {
     let node = Setup::new().arg("--header-timeout=0.3").start();
     let mut client = node.client();
@@ -27,6 +28,7 @@ fn a_head_that_does_not_end_is_cut_off() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_head_that_drips_gets_no_more_time() {
     let node = Setup::new().arg("--header-timeout=0.3").start();
     let mut client = node.client();
@@ -39,6 +41,7 @@ fn a_head_that_drips_gets_no_more_time() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn the_second_head_of_a_connection_has_its_own_time() {
     let node = Setup::new().arg("--header-timeout=0.3").start();
     let mut client = node.client();
@@ -51,6 +54,7 @@ fn the_second_head_of_a_connection_has_its_own_time() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_body_that_stops_is_cut_off_and_leaves_nothing() {
     let node = Setup::new().arg("--body-timeout=0.3").start();
     let mut client = node.client();
@@ -63,6 +67,7 @@ fn a_body_that_stops_is_cut_off_and_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_body_that_keeps_coming_has_all_the_time_it_needs() {
     let node = Setup::new().arg("--body-timeout=0.3").start();
     let mut client = node.client();
@@ -76,6 +81,7 @@ fn a_body_that_keeps_coming_has_all_the_time_it_needs() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_client_that_reads_nothing_of_its_answer_is_cut_off() {
     let node = Setup::new().arg("--body-timeout=0.3").start();
     let size = 256 << 20;
@@ -88,6 +94,7 @@ fn a_client_that_reads_nothing_of_its_answer_is_cut_off() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_client_that_keeps_reading_has_all_the_time_it_needs() {
     let node = Setup::new().arg("--body-timeout=0.3").start();
     let size = 64 << 20;
@@ -104,6 +111,7 @@ fn a_client_that_keeps_reading_has_all_the_time_it_needs() {
 }
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn idle_connections_are_closed_after_idle_timeout() {
     let node = Setup::new().arg("--idle-timeout=0.3").start();
     let (mut fresh, mut used) = (node.client(), node.client());

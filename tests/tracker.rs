@@ -18,6 +18,7 @@ const USAGE_LIMIT: Duration = Duration::from_secs(3);
 const FILES: u64 = 64;
 
 #[test]
+#[ignore = "compares times: .ci/run runs it alone"]
 fn a_tracker_s_day_passes_without_an_error_or_a_lost_connection() {
     let long = ["RMOGSTORED_LONG", "CI"]
         .iter()

@@ -130,6 +130,11 @@ impl Legacy {
             left.pass_on(slot);
         }
     }
+
+    /// The devices of this docroot have been found: one that comes later has another folder.
+    pub fn settle(&mut self, docroot: &Path) {
+        self.devices.retain(|left| Path::new(&left.docroot) != docroot);
+    }
 }
 
 impl Heirloom {

@@ -196,7 +196,11 @@ impl fmt::Display for MasterError {
                 write!(f, "status_fd = {fd} is not a descriptor open for writing")
             }
             MasterError::StatusSocket { path, source } => {
-                write!(f, "cannot make the status socket {}: {source}", path.display())
+                write!(f, "cannot make the status socket {}: {source}", path.display())?;
+                match source.kind() {
+                    io::ErrorKind::NotFound => f.write_str(": its folder does not exist"),
+                    _ => Ok(()),
+                }
             }
             MasterError::Start { worker, exit } => {
                 write!(f, "worker {worker} {exit} before it was ready")

@@ -200,6 +200,8 @@ impl Client {
         let length = match self.stream.read(&mut room) {
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            // signal(7): a stop interrupts a read that has a timeout.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return self.fill(),
             Err(error) => panic!("{error} after {:?}", self.text()),
         };
         self.unread.extend(&room[..length]);

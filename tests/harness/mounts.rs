@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::Node;
 
-/// A loop device with an empty ext4 on it. Dropping it detaches it, at the latest when its last
+/// A loop device with an empty filesystem on it, ext4 unless said otherwise. Dropping it detaches it, at the latest when its last
 /// mount goes.
 pub struct LoopDisk {
     /// `/dev/loopN`
@@ -20,12 +20,17 @@ pub struct LoopDisk {
 impl LoopDisk {
     /// Needs root and loop devices: the error says what is missing.
     pub fn make(mebibytes: u64) -> Result<LoopDisk, String> {
+        LoopDisk::made_by("mkfs.ext4 -q -F -m 5", mebibytes)
+    }
+
+    /// With the filesystem that a command makes of the file whose name is put behind it.
+    pub fn made_by(mkfs: &str, mebibytes: u64) -> Result<LoopDisk, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let image = folder.path().join("image");
         let file = fs::File::create(&image).and_then(|file| file.set_len(mebibytes << 20));
         file.map_err(|error| error.to_string())?;
         let image = image.to_string_lossy().into_owned();
-        shell(&format!("mkfs.ext4 -q -F -m 5 {image}"))?;
+        shell(&format!("{mkfs} {image}"))?;
         let device = shell(&format!("losetup -f --show {image}"))?.trim().to_owned();
         Ok(LoopDisk { device, _image: folder })
     }

@@ -26,6 +26,8 @@ pub const MODES: [&str; 3] = ["device", "cpu", "1"];
 
 /// Nothing is cached: each look at a name asks the filesystem.
 const UNCACHED: Duration = Duration::ZERO;
+/// What was looked at once is known.
+const CACHED: Duration = Duration::from_secs(3600);
 const BLOCK: u32 = 4096;
 const BLOCKS: u64 = 1 << 20;
 
@@ -103,7 +105,17 @@ pub fn has_fuse() -> bool {
 impl SlowFs {
     /// Mounts a new, empty one that works.
     pub fn mount(mountpoint: &Path) -> SlowFs {
-        let disk = Disk(Arc::new(Mutex::new(State::new())));
+        SlowFs::mount_with(mountpoint, UNCACHED)
+    }
+
+    /// As [`SlowFs::mount`], but the kernel keeps names and facts: what was looked at once is
+    /// opened without a look.
+    pub fn mount_cached(mountpoint: &Path) -> SlowFs {
+        SlowFs::mount_with(mountpoint, CACHED)
+    }
+
+    fn mount_with(mountpoint: &Path, lifetime: Duration) -> SlowFs {
+        let disk = Disk { state: Arc::new(Mutex::new(State::new())), lifetime };
         let session = fuser::spawn_mount(disk.clone(), mountpoint, &Config::default());
         let session = Some(session.expect("root mounts on a folder"));
         SlowFs { disk, mountpoint: mountpoint.to_owned(), session }
@@ -152,7 +164,11 @@ impl Drop for SlowFs {
 type Held = Box<dyn FnOnce(bool) + Send>;
 
 #[derive(Clone)]
-struct Disk(Arc<Mutex<State>>);
+struct Disk {
+    state: Arc<Mutex<State>>,
+    /// How long the kernel may keep names and facts.
+    lifetime: Duration,
+}
 
 struct State {
     modes: [Mode; 3],
@@ -170,7 +186,7 @@ struct Inode {
 
 impl Disk {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does an operation now, later, or never, and answers it.
@@ -295,16 +311,16 @@ impl Inode {
     }
 }
 
-fn entry(reply: ReplyEntry) -> impl FnOnce(Result<FileAttr, Errno>) {
-    |done| match done {
-        Ok(facts) => reply.entry(&UNCACHED, &facts, Generation(0)),
+fn entry(lifetime: Duration, reply: ReplyEntry) -> impl FnOnce(Result<FileAttr, Errno>) {
+    move |done| match done {
+        Ok(facts) => reply.entry(&lifetime, &facts, Generation(0)),
         Err(errno) => reply.error(errno),
     }
 }
 
-fn attr(reply: ReplyAttr) -> impl FnOnce(Result<FileAttr, Errno>) {
-    |done| match done {
-        Ok(facts) => reply.attr(&UNCACHED, &facts),
+fn attr(lifetime: Duration, reply: ReplyAttr) -> impl FnOnce(Result<FileAttr, Errno>) {
+    move |done| match done {
+        Ok(facts) => reply.attr(&lifetime, &facts),
         Err(errno) => reply.error(errno),
     }
 }
@@ -319,11 +335,11 @@ fn empty<T>(reply: ReplyEmpty) -> impl FnOnce(Result<T, Errno>) {
 impl Filesystem for Disk {
     fn lookup(&self, _: &Request, folder: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = name.to_owned();
-        self.serve(Kind::Look, move |state| state.find(folder, &name), entry(reply));
+        self.serve(Kind::Look, move |state| state.find(folder, &name), entry(self.lifetime, reply));
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        self.serve(Kind::Look, move |state| state.facts(number), attr(reply));
+        self.serve(Kind::Look, move |state| state.facts(number), attr(self.lifetime, reply));
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
@@ -415,7 +431,7 @@ impl Filesystem for Disk {
             size.inspect(|size| node.content.resize(*size as usize, 0));
             state.facts(number)
         };
-        self.serve(Kind::Change, change, attr(reply));
+        self.serve(Kind::Change, change, attr(self.lifetime, reply));
     }
 
     fn mkdir(
@@ -429,7 +445,7 @@ impl Filesystem for Disk {
     ) {
         let (name, mode) = (name.to_owned(), (mode & !umask & 0o7777) as u16);
         let make = move |state: &mut State| state.add(folder, &name, Inode::folder(mode));
-        self.serve(Kind::Change, make, entry(reply));
+        self.serve(Kind::Change, make, entry(self.lifetime, reply));
     }
 
     fn create(
@@ -444,10 +460,11 @@ impl Filesystem for Disk {
     ) {
         let (name, mode) = (name.to_owned(), (mode & !umask & 0o7777) as u16);
         let make = move |state: &mut State| state.add(folder, &name, Inode::file(mode));
-        self.serve(Kind::Change, make, |done| match done {
+        let lifetime = self.lifetime;
+        self.serve(Kind::Change, make, move |done| match done {
             Ok(facts) => {
                 let (handle, flags) = (FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
-                reply.created(&UNCACHED, &facts, Generation(0), handle, flags);
+                reply.created(&lifetime, &facts, Generation(0), handle, flags);
             }
             Err(errno) => reply.error(errno),
         });

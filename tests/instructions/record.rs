@@ -12,8 +12,7 @@ use super::callgrind::first_line;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/instructions.json");
 /// How far a value may be from its record, in per cent.
 const MARGIN: u64 = 5;
-const AGAIN: &str =
-    "to record what is right now: UPDATE=1 cargo test --test tests instructions::requests";
+const AGAIN: &str = "to record what is right now: UPDATE=1 cargo test --test tests instructions::requests -- --ignored";
 
 /// Instructions per request of each script, and what they depend on besides the code.
 #[derive(Debug, Clone, PartialEq, Eq)]

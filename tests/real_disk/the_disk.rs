@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
-use crate::harness::real_disk::{EVERYTHING, Event, FsKind, Op, RealDisk, Tree, Which};
+use crate::harness::real_disk::{ENOUGH, EVERYTHING, Event, FsKind, Op, RealDisk, Tree, Which};
 use crate::harness::{pattern, skipped};
 
 const KINDS: [FsKind; 3] = [FsKind::Ext4, FsKind::Xfs, FsKind::Btrfs];
@@ -19,7 +20,7 @@ fn on_each(test: impl Fn(&RealDisk) + Sync) {
             let test = &test;
             scope.spawn(move || match RealDisk::missing(kind) {
                 Some(reason) => skipped(&reason),
-                None => test(&RealDisk::make(kind, kind.enough())),
+                None => test(&RealDisk::make(kind, ENOUGH)),
             });
         }
     });
@@ -97,6 +98,72 @@ fn a_slow_one_is_slow() {
             assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
             disk.mend();
         });
+    });
+}
+
+#[test]
+fn each_operation_takes_its_time() {
+    const TIME: Duration = Duration::from_millis(20);
+    const FILES: u32 = 10;
+    let tree = Tree { fids: 1..u64::from(FILES) + 1, size: 4096 };
+    on_each(|disk| {
+        disk.inside(|root| tree.write(root));
+        disk.inside(|root| {
+            tree.look_at(root);
+            disk.latency(TIME, 1);
+            for _ in 0..2 {
+                let (begun, served) = (Instant::now(), disk.served(Op::Read));
+                read_all(&tree, root);
+                assert!(disk.served(Op::Read) >= served + u64::from(FILES));
+                assert!(begun.elapsed() >= FILES * TIME, "{:?}", begun.elapsed());
+                tree.forget(root);
+            }
+            disk.mend();
+            disk.flush_takes(FILES * TIME);
+            let begun = Instant::now();
+            let file = File::create(root.join("new")).unwrap();
+            file.sync_all().unwrap();
+            assert!(begun.elapsed() >= FILES * TIME, "{:?}", begun.elapsed());
+            disk.mend();
+        });
+    });
+}
+
+fn read_all(tree: &Tree, root: &Path) {
+    for path in tree.paths(1) {
+        let content = fs::read(root.join(path.trim_start_matches("/dev1/"))).unwrap();
+        assert!(content == pattern(tree.size));
+    }
+}
+
+#[test]
+fn it_serves_some_and_hangs_the_rest() {
+    let tree = Tree { fids: 1..101, size: 4096 };
+    on_each(|disk| {
+        disk.inside(|root| tree.write(root));
+        disk.inside(|root| {
+            tree.look_at(root);
+            disk.share(Op::Read, 4, 10);
+            thread::scope(|scope| {
+                let _mended = disk.mended_at_last();
+                for fid in tree.fids.clone() {
+                    let one = Tree { fids: fid..fid + 1, size: tree.size };
+                    scope.spawn(move || read_all(&one, root));
+                }
+                disk.wait_for_held(Op::Read, 10);
+                assert!(disk.served(Op::Read) > 0);
+            });
+        });
+    });
+}
+
+#[test]
+fn a_copy_has_its_content() {
+    on_each(|disk| {
+        disk.inside(|root| fs::write(root.join("large"), pattern(LARGE)).unwrap());
+        let copy = RealDisk::of_image(disk.kind(), disk.image());
+        disk.inside(|root| fs::remove_file(root.join("large")).unwrap());
+        copy.inside(|root| assert!(fs::read(root.join("large")).unwrap() == pattern(LARGE)));
     });
 }
 

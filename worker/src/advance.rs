@@ -12,6 +12,9 @@ use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+/// What is thrown away of a peer that goes on sending after its last answer.
+const MOST_LINGERED: u32 = 2 * 1024 * 1024;
+
 /// What a connection waits for.
 pub(crate) enum Next {
     /// More from the peer.
@@ -66,7 +69,7 @@ impl Worker {
             State::Discarding(discard) => self.discard(key, discard),
             State::Sending(sending) => self.send_file(key, sending),
             State::Blocked(op, need) => self.resume(key, *op, need),
-            State::Lingering => self.linger(key),
+            State::Lingering(left) => self.linger(key, left),
             State::Queued(device, op) => self.wait_for_turn(key, device, *op),
             State::Watching => self.ignore_input(key),
             State::Lent(loan) => {
@@ -99,7 +102,7 @@ impl Worker {
             return self.timers.stop(key); // The sidechannel never idles out.
         }
         let wait = match conn.state {
-            State::Lingering => Wait::Linger,
+            State::Lingering(_) => Wait::Linger,
             State::Reading(_) if conn.input.is_empty() => Wait::Idle,
             State::Reading(_) => Wait::Head,
             _ => Wait::Body,
@@ -123,18 +126,26 @@ impl Worker {
         }
         conn.closing = None;
         conn.input = Vec::new();
-        conn.state = State::Lingering;
+        conn.state = State::Lingering(MOST_LINGERED);
         conn.readable = true;
         self.timers.start(key, Wait::Linger, self.now);
         Next::Again
     }
 
-    pub(crate) fn linger(&mut self, key: usize) -> Next {
+    pub(crate) fn linger(&mut self, key: usize, left: u32) -> Next {
         let conn = &mut self.conns[key];
-        conn.state = State::Lingering;
         match conn.read(&mut self.scratch) {
-            Read::Some(_) => Next::Later,
-            Read::Nothing => Next::Read,
+            Read::Some(n) => match left.checked_sub(n as u32) {
+                Some(left) => {
+                    conn.state = State::Lingering(left);
+                    Next::Later
+                }
+                None => Next::Close,
+            },
+            Read::Nothing => {
+                conn.state = State::Lingering(left);
+                Next::Read
+            }
             Read::End | Read::Broken => Next::Close,
         }
     }

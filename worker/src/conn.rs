@@ -85,8 +85,9 @@ pub enum State {
     Queued(Arc<Device>, Box<Op>),
     /// Gets the disk load once a second, for as long as it lives.
     Watching,
-    /// Closed for writing; what still comes is thrown away so that the answer is not lost.
-    Lingering,
+    /// Closed for writing; so many bytes that still come are thrown away, so that the answer is
+    /// not lost.
+    Lingering(u32),
 }
 
 /// How a connection is closed.

@@ -1,6 +1,7 @@
 //! Messages between master and worker: one JSON message per SOCK_SEQPACKET packet, which may
 //! carry a descriptor. This is the only definition for both sides.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys;
 
 /// Longest packet on the control channel, in bytes.
-const MAX_MESSAGE: usize = 4096;
+const MAX_MESSAGE: usize = 32 * 1024;
 
 /// What a worker tells the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,14 @@ pub enum Up {
     Ready,
     /// It has nothing left to do after [`Down::Drain`] and is about to exit.
     Drained,
+    /// The devices that a docroot has, by name: when its owner has looked for the first time, and
+    /// when that has changed.
+    Devices {
+        /// The docroot's number.
+        site: u8,
+        /// In ascending order.
+        devids: BTreeSet<u32>,
+    },
     /// The sidechannel asked for a graceful quit of the node.
     Shutdown,
     /// The sidechannel set the disk threads per device: to be passed on to every worker.

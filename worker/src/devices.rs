@@ -34,6 +34,7 @@ const UNUSED_MS: u64 = 1000;
 impl Worker {
     /// Looks after all devices that this worker has to do with.
     pub(crate) fn watch_devices(&mut self) {
+        self.list_docroots();
         self.look_at_devices();
         self.look_at_inherited_stalls();
         self.read_stall_clocks();

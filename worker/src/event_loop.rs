@@ -1,13 +1,13 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
@@ -27,7 +27,7 @@ use crate::disk::device::Device;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
-use crate::exchange::{Context, Work};
+use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
@@ -46,6 +46,8 @@ const INBOX: usize = 2;
 const SIGNALS: usize = 3;
 /// Token of the output of `MOG_IOSTAT_CMD`.
 pub(crate) const IOSTAT: usize = 4;
+/// Token of what tells of changes of docroots.
+pub(crate) const DOCROOTS: usize = 5;
 /// Token of the first listener.
 pub(crate) const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
@@ -70,6 +72,9 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
     pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    /// When docroots were last listed, and what was found.
+    pub(crate) listed: u64,
+    pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
@@ -145,6 +150,7 @@ impl Worker {
             draining: AtomicBool::new(false),
             completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
+            docroots: OnceLock::new(),
         };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
@@ -162,6 +168,8 @@ impl Worker {
             context: Arc::new(context),
             devices: HashMap::new(),
             pools: HashMap::new(),
+            listed: 0,
+            told: HashMap::new(),
             urgent: false,
             lives: Lives::default(),
             used: HashMap::new(),
@@ -271,6 +279,7 @@ impl Worker {
             INBOX => self.inbox_waits = true,
             SIGNALS => self.take_signals(),
             IOSTAT => self.read_iostat(),
+            DOCROOTS => self.heed_docroots(),
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };
@@ -330,8 +339,10 @@ impl Worker {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
         for Done { key, outcome } in done.drain(..) {
-            if let Some(key) = key {
-                self.complete(key, outcome);
+            match (key, outcome) {
+                (Some(key), outcome) => self.complete(key, outcome),
+                (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
+                (None, _) => {}
             }
         }
         self.done = done;

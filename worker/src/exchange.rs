@@ -3,17 +3,20 @@
 //! back the loop neither reads nor writes it.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
+use crate::disk::docroot;
+use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
@@ -28,6 +31,7 @@ use crate::loan::{Loan, Stage};
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::size::Size;
+use crate::spec::SiteId;
 use crate::sys::{priority, socket};
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
@@ -148,6 +152,8 @@ pub enum Outcome {
     },
     /// The connection cannot go on: close it.
     Broken,
+    /// The devices of a docroot.
+    Listed(SiteId, BTreeSet<u32>),
     /// Nothing to tell a connection: none waits, or the loop has taken it back.
     Finished,
 }
@@ -180,6 +186,22 @@ impl Outcome {
     }
 }
 
+/// Lists a docroot, and tells the loop which devices there are.
+pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
+    // First: what is made after the listing is told of.
+    if let Some(watch) = context.docroots.get() {
+        watch.add(on, device.path());
+    }
+    let found = docroot::devices(device.path());
+    let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
+    device.note_trouble(trouble.as_deref());
+    device.looking.store(false, Relaxed);
+    if let Ok(devids) = found {
+        let outcome = Outcome::Listed(device.key.site, devids);
+        context.completions.push(Done { key: None, outcome }, None);
+    }
+}
+
 /// What all threads of a worker share.
 #[derive(Debug)]
 pub struct Context {
@@ -193,6 +215,8 @@ pub struct Context {
     pub completions: Completions,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
     pub epoll: OwnedFd,
+    /// Changes of docroots' names, if this worker has docroots.
+    pub docroots: OnceLock<DocrootWatch>,
 }
 
 /// An operation with all it needs, as it waits in a device's queue.

@@ -211,7 +211,7 @@ impl Worker {
                 conn.state = State::Blocked(Box::new(op), need);
                 if conn.readable { Next::Again } else { Next::Read }
             }
-            Outcome::Broken | Outcome::Finished => Next::Close,
+            Outcome::Broken | Outcome::Finished | Outcome::Listed(..) => Next::Close,
         };
         self.leave_fsck(key);
         if self.act(key, next) {

@@ -13,6 +13,7 @@
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `drain` | new connections; leaving |
 //! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
+//! | `docroots` | which devices there are, for the master |
 //! | [`loan`] | who may speak on a connection that a disk thread has |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
@@ -33,6 +34,7 @@ pub mod control;
 mod devices;
 mod discard;
 pub mod disk;
+mod docroots;
 mod drain;
 mod event_loop;
 pub mod exchange;

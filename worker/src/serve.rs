@@ -108,7 +108,8 @@ impl Worker {
         if request.method == Method::Delete {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
-            let op = Op::Delete(Delete { path, keep: request.keep_alive });
+            let (keep_alive, conditions) = (request.keep_alive, request.conditions);
+            let op = Op::Delete(Delete { path, keep: keep_alive, conditions });
             return self.on_disk(&device, op, keep);
         }
         if !self.has_usage(site, &path)
@@ -337,12 +338,9 @@ impl Worker {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
         };
-        let stat = match harmless::stat(&fd) {
-            Ok(stat) => stat,
-            Err(_) => {
-                fd.close_elsewhere();
-                return None;
-            }
+        let Ok(stat) = harmless::stat(&fd) else {
+            fd.close_elsewhere();
+            return None;
         };
         let sends_unlocked = dir.traits.sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));

@@ -102,7 +102,7 @@ impl Check<'_> {
                 .unwrap_or(Duration::from_secs(60)),
             daemonize: self.daemonize(),
             status_fd: self.single(Key::StatusFd, values::descriptor),
-            status_socket: self.status_socket(),
+            status_socket: self.single(Key::StatusSocket, values::socket_path).map(absolute),
         };
         self.refuse_shared_addresses(&config.sites);
         if config.daemonize {
@@ -174,16 +174,6 @@ impl Check<'_> {
             self.error(text, Some(origin));
         } else if path.is_dir() {
             self.error(format!("pidfile={} is a folder", path.display()), Some(origin));
-        }
-        Some(path)
-    }
-
-    fn status_socket(&mut self) -> Option<PathBuf> {
-        let Found { value, origin, .. } = self.found(Key::StatusSocket, values::socket_path)?;
-        let path = absolute(value);
-        if !path.parent().is_some_and(Path::is_dir) {
-            let text = format!("status_socket={}: its folder does not exist", path.display());
-            self.error(text, Some(origin));
         }
         Some(path)
     }

@@ -29,6 +29,7 @@ mod written;
 pub use check::{Loaded, Options, load};
 pub use parse::{Entry, Key};
 pub use problem::{Origin, Problem};
+pub use sites::note_served;
 
 /// All settings of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]

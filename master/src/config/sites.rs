@@ -1,9 +1,10 @@
 //! The docroots and their listeners: what each file and the command line say about them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rmogstored_worker::spec::Service;
 
@@ -117,6 +118,9 @@ impl Check<'_> {
 
     fn docroot(&mut self, path: &Path, origin: Option<Origin>) -> Option<PathBuf> {
         let shown = path.display();
+        if is_served(path) {
+            return Some(absolute(path.to_owned()));
+        }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => match fs::read_dir(path) {
                 Ok(_) => return Some(absolute(path.to_owned())),
@@ -172,4 +176,21 @@ fn default_listeners() -> impl Iterator<Item = ListenerConfig> {
     DEFAULT_LISTENERS.into_iter().filter_map(|(service, address)| {
         Some(ListenerConfig { service, address: values::address(address).ok()? })
     })
+}
+
+/// Docroots that this process serves.
+static SERVED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// A docroot is served from now on: reloads take it for good without asking its disk, which may
+/// hang by then, and the master with it.
+pub fn note_served(docroot: &Path) {
+    served().insert(docroot.to_owned());
+}
+
+fn is_served(path: &Path) -> bool {
+    served().contains(&absolute(path.to_owned()))
+}
+
+fn served() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    SERVED.lock().unwrap_or_else(PoisonError::into_inner)
 }

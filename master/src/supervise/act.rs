@@ -251,15 +251,22 @@ impl Supervisor {
                 self.stalled.remove(&key);
             }
         }
-        let legacy = self.kit.legacy.take();
+        let mut found = BTreeSet::new();
         for (key, worker) in owners {
             let Some(slot) = self.board.list_device(key, worker) else {
                 log::error!("{key}: too many devices, it is not served");
                 continue;
             };
-            if let Some(legacy) = &legacy {
-                legacy.pass_on(self.plan.devices.docroot(key.site), key.devid, slot);
+            let docroot = self.plan.devices.docroot(key.site);
+            if let Some(legacy) = &self.kit.legacy
+                && key.devid != 0
+            {
+                legacy.pass_on(docroot, key.devid, slot);
+                found.insert(docroot);
             }
+        }
+        if let Some(legacy) = &mut self.kit.legacy {
+            found.into_iter().for_each(|docroot| legacy.settle(docroot));
         }
     }
 

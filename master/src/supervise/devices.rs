@@ -2,9 +2,9 @@
 //! here opens, stats or lists anything below `devN`: a hung disk cannot hang it.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 
+use rmogstored_worker::disk::docroot;
 use rmogstored_worker::scoreboard::MAX_WORKERS;
 use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId};
 
@@ -13,7 +13,6 @@ use crate::config::Workers;
 
 /// Workers that a node wants at most; the other slots are for those that still drain.
 const MOST_WORKERS: usize = MAX_WORKERS / 2;
-const LARGEST_DEVID: u32 = 16_777_215;
 
 /// The devices found last.
 #[derive(Debug)]
@@ -22,7 +21,10 @@ pub struct Devices {
     workers: Workers,
     cpus: usize,
     found: BTreeSet<DeviceKey>,
-    unreadable: BTreeSet<SiteId>,
+    /// Docroots whose devices are known: from the first look on their owners tell of changes.
+    known: BTreeSet<SiteId>,
+    /// Something was told since the last look.
+    news: bool,
     /// Docroots that a reload took away; their numbers are not given again.
     retired: BTreeSet<SiteId>,
 }
@@ -30,8 +32,8 @@ pub struct Devices {
 impl Devices {
     /// Nothing found yet. `cpus`: how many workers `workers = cpu` means.
     pub fn new(docroots: Vec<PathBuf>, workers: Workers, cpus: usize) -> Devices {
-        let (found, unreadable, retired) = Default::default();
-        Devices { docroots, workers, cpus, found, unreadable, retired }
+        let (found, known, news, retired) = Default::default();
+        Devices { docroots, workers, cpus, found, known, news, retired }
     }
 
     /// The same, without the devices of these docroots.
@@ -40,30 +42,40 @@ impl Devices {
         self
     }
 
-    /// Lists the docroots again; true when the devices changed. A docroot that cannot be listed
-    /// keeps the devices it had: its error is logged once, and is no reason to stop serving.
+    /// Starts with what was known of the docroots before a reload, which may be hanging by now.
+    pub fn after(mut self, before: &Devices) -> Devices {
+        let kept = |site: &SiteId| !self.retired.contains(site);
+        self.known = before.known.iter().copied().filter(kept).collect();
+        let found = before.found.iter().copied();
+        self.found = found.filter(|key| self.known.contains(&key.site)).collect();
+        self
+    }
+
+    /// Lists the docroots of which nothing is known yet, before there are workers to ask; true when
+    /// the devices have changed since the last call.
     pub fn look(&mut self) -> bool {
-        let mut found = BTreeSet::new();
-        for (site, docroot) in (0..).map(SiteId).zip(&self.docroots) {
-            if self.retired.contains(&site) {
+        for (site, docroot) in (0..).map(SiteId).zip(self.docroots.clone()) {
+            if self.retired.contains(&site) || !self.known.insert(site) {
                 continue;
             }
-            match names(docroot) {
-                Ok(devids) => {
-                    self.unreadable.remove(&site);
-                    found.extend(devids.into_iter().map(|devid| DeviceKey { site, devid }));
-                }
-                Err(e) => {
-                    if self.unreadable.insert(site) {
-                        log::error!("cannot list {}: {e}", docroot.display());
-                    }
-                    found.extend(self.found.iter().filter(|key| key.site == site));
-                }
+            match docroot::devices(&docroot) {
+                Ok(devids) => self.hear(site, devids),
+                Err(e) => log::error!("cannot list {}: {e}", docroot.display()),
             }
         }
-        let changed = found != self.found;
+        std::mem::take(&mut self.news)
+    }
+
+    /// A docroot's owner has listed it.
+    pub fn hear(&mut self, site: SiteId, devids: BTreeSet<u32>) {
+        if self.retired.contains(&site) || usize::from(site.0) >= self.docroots.len() {
+            return;
+        }
+        let others = self.found.iter().copied().filter(|key| key.site != site);
+        let these = devids.into_iter().map(|devid| DeviceKey { site, devid });
+        let found: BTreeSet<DeviceKey> = others.chain(these).collect();
+        self.news |= found != self.found;
         self.found = found;
-        changed
     }
 
     /// The duties that workers should have now.
@@ -125,23 +137,6 @@ fn owner(key: DeviceKey, workers: &[(WorkerId, Duty)]) -> WorkerId {
     })
 }
 
-/// The devids of the names in a docroot. Only names are read, never what they stand for.
-fn names(docroot: &Path) -> io::Result<BTreeSet<u32>> {
-    let mut devids = BTreeSet::new();
-    for entry in std::fs::read_dir(docroot)? {
-        devids.extend(entry?.file_name().to_str().and_then(devid));
-    }
-    Ok(devids)
-}
-
-/// `dev1` to `dev16777215`, without leading zeros.
-fn devid(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("dev")?;
-    let plain = digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
-    let devid = if plain { digits.parse().ok()? } else { return None };
-    (1..=LARGEST_DEVID).contains(&devid).then_some(devid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,7 +145,7 @@ mod tests {
         DeviceKey { site: SiteId(site), devid }
     }
 
-    fn docroot(names: &[&str]) -> tempfile::TempDir {
+    fn folder(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in names {
             std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -170,20 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn only_proper_names_are_devices() {
-        assert_eq!(devid("dev1"), Some(1));
-        assert_eq!(devid("dev16777215"), Some(16_777_215));
-        let improper =
-            ["dev", "dev0", "dev01", "dev16777216", "dev+1", "dev1 ", "Dev1", "xdev1", "dev1x"];
-        for name in improper {
-            assert_eq!(devid(name), None, "{name}");
-        }
-        assert_eq!(devid("dev99999999999999999999"), None);
-    }
-
-    #[test]
     fn each_device_gets_a_worker_in_device_mode() {
-        let folder = docroot(&["dev10", "dev2", "lost+found"]);
+        let folder = folder(&["dev10", "dev2", "lost+found"]);
         let devices = devices(&[&folder], Workers::Device);
         let duties: Vec<_> = devices.duties().into_iter().collect();
         assert_eq!(duties, [Duty::Device(key(0, 2)), Duty::Device(key(0, 10))]);
@@ -194,10 +177,10 @@ mod tests {
 
     #[test]
     fn docroot_is_given_over_when_its_lowest_device_goes() {
-        let folder = docroot(&["dev1", "dev2"]);
+        let folder = folder(&["dev1", "dev2"]);
         let mut devices = devices(&[&folder], Workers::Device);
         let workers = numbered(&devices);
-        std::fs::remove_dir(folder.path().join("dev1")).unwrap();
+        devices.hear(SiteId(0), BTreeSet::from([2]));
         assert!(devices.look());
         let owners = devices.owners(&workers[1..]);
         assert_eq!(owners, [(key(0, 0), WorkerId(1)), (key(0, 2), WorkerId(1))]);
@@ -205,7 +188,7 @@ mod tests {
 
     #[test]
     fn node_without_devices_has_a_worker_for_each_cpu() {
-        let folder = docroot(&[]);
+        let folder = folder(&[]);
         let devices = devices(&[&folder], Workers::Device);
         assert_eq!(devices.duties(), BTreeSet::from([Duty::Shared(0), Duty::Shared(1)]));
         assert_eq!(devices.owners(&numbered(&devices)), [(key(0, 0), WorkerId(0))]);
@@ -213,7 +196,7 @@ mod tests {
 
     #[test]
     fn shared_workers_own_devices_in_turn() {
-        let folder = docroot(&["dev1", "dev2", "dev3", "dev7"]);
+        let folder = folder(&["dev1", "dev2", "dev3", "dev7"]);
         let devices = devices(&[&folder], Workers::Count(3));
         let owners = devices.owners(&numbered(&devices));
         let turn: Vec<_> = owners.iter().map(|(key, id)| (key.devid, id.0)).collect();
@@ -222,7 +205,7 @@ mod tests {
 
     #[test]
     fn site_without_devices_is_served_by_another_site_s_worker() {
-        let (with, without) = (docroot(&["dev5"]), docroot(&[]));
+        let (with, without) = (folder(&["dev5"]), folder(&[]));
         let devices = devices(&[&without, &with], Workers::Device);
         let owners = devices.owners(&numbered(&devices));
         let all = [key(0, 0), key(1, 0), key(1, 5)].map(|key| (key, WorkerId(0)));
@@ -230,16 +213,19 @@ mod tests {
     }
 
     #[test]
-    fn docroot_that_cannot_be_listed_keeps_its_devices() {
-        let folder = docroot(&["dev1"]);
+    fn docroot_is_listed_once_and_told_of_from_then_on() {
+        let folder = folder(&["dev1"]);
         let mut devices = devices(&[&folder], Workers::Device);
-        std::fs::rename(folder.path(), folder.path().with_extension("away")).unwrap();
-        assert!(!devices.look());
-        assert_eq!(devices.duties().len(), 1);
-        std::fs::rename(folder.path().with_extension("away"), folder.path()).unwrap();
         std::fs::create_dir(folder.path().join("dev2")).unwrap();
-        assert!(devices.look());
+        assert!(!devices.look(), "the disk is left alone");
+        devices.hear(SiteId(0), BTreeSet::from([1, 2]));
+        assert!(devices.look() && !devices.look());
         assert_eq!(devices.duties().len(), 2);
+        devices.hear(SiteId(7), BTreeSet::from([3]));
+        assert!(!devices.look(), "a docroot that is none");
+        let paths = vec![folder.path().to_owned(), PathBuf::from("/nowhere")];
+        let next = Devices::new(paths, Workers::Device, 2).after(&devices);
+        assert_eq!(next.duties().len(), 2);
     }
 
     #[test]

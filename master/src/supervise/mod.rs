@@ -41,7 +41,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rmogstored_worker::control::{Channel, Down, Up};
 use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
-use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
+use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
 
@@ -427,6 +427,11 @@ impl Supervisor {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
             Up::Shutdown => self.policy.handle(Event::Quit, now),
+            Up::Devices { site, devids } => {
+                self.plan.devices.hear(SiteId(site), devids);
+                self.next_look = now;
+                Vec::new()
+            }
             Up::AioThreads { threads } => {
                 self.plan.settings.aio_threads = threads.clamp(1, 100);
                 self.links.send_all(&Down::AioThreads { threads: self.plan.settings.aio_threads });

@@ -7,7 +7,7 @@ use std::path::Path;
 use rmogstored_worker::spec::{Service, Settings, Site, SiteId};
 
 use super::devices::Devices;
-use crate::config::{Config, SiteConfig};
+use crate::config::{self, Config, SiteConfig};
 use crate::inherit::Inherited;
 use crate::listeners::{self, Bound};
 use crate::privileges::Identity;
@@ -41,7 +41,9 @@ impl Plan {
     pub fn next(&self, config: &Config) -> Result<Plan, MasterError> {
         let sites = numbered(&config.sites, &self.sites)?;
         let listeners = listeners::reopen(&sites, &self.listeners)?;
-        Ok(Plan::new(config, &sites, self.sites.clone(), listeners))
+        let mut plan = Plan::new(config, &sites, self.sites.clone(), listeners);
+        plan.devices = plan.devices.after(&self.devices);
+        Ok(plan)
     }
 
     /// The listeners, for reports.
@@ -66,6 +68,7 @@ impl Plan {
         let served: BTreeSet<SiteId> = sites.iter().map(|(id, _)| *id).collect();
         let all = (0..known.len()).map(|n| SiteId(n as u8));
         let retired = all.filter(|id| !served.contains(id)).collect();
+        known.iter().for_each(|site| config::note_served(&site.docroot));
         let docroots = known.iter().map(|site| site.docroot.clone()).collect();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Plan {

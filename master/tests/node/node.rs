@@ -13,6 +13,7 @@ use rmogstored_master::config::{Config, ListenerConfig, SiteConfig, Workers};
 use rmogstored_master::invocation::Invocation;
 use rmogstored_master::{Hooks, run as run_master};
 use rmogstored_worker::control::{Down, Up};
+use rmogstored_worker::disk::docroot;
 use rmogstored_worker::scoreboard::{DeviceState, WorkerState};
 use rmogstored_worker::spec::{Service, Settings, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
@@ -108,6 +109,12 @@ fn worker(spec: WorkerSpec) -> i32 {
     serve(&spec, &signals, behaviour == "stubborn")
 }
 
+/// As the owner of a docroot does: the master itself does not look again.
+fn tell_devices(spec: &WorkerSpec) {
+    let devids = docroot::devices(&spec.sites[0].docroot).unwrap();
+    spec.control.send(&Up::Devices { site: 0, devids }, None).unwrap();
+}
+
 fn mark_devices(spec: &WorkerSpec, state: DeviceState) {
     spec.board.devices().iter().for_each(|(_, slot)| slot.set_state(state));
 }
@@ -118,7 +125,10 @@ fn serve(spec: &WorkerSpec, signals: &Signals, stubborn: bool) -> i32 {
         let interest = PollFlags::POLLIN;
         let mut fds =
             [PollFd::new(spec.control.as_fd(), interest), PollFd::new(signals.as_fd(), interest)];
-        poll(&mut fds, PollTimeout::NONE).unwrap();
+        poll(&mut fds, PollTimeout::from(500u16)).unwrap();
+        if spec.id.0 == 0 {
+            tell_devices(spec);
+        }
         if signals.next().is_some() {
             spec.control.send(&Up::Drained, None).unwrap();
             return 0;

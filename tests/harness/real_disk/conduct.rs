@@ -56,6 +56,7 @@ pub enum Which {
 #[derive(Default)]
 pub struct Conduct {
     hangs: [bool; 3],
+    next_hang: [u64; 3],
     shares: [Option<Share>; 3],
     faults: Vec<Fault>,
     pace: Pace,
@@ -93,7 +94,13 @@ impl Conduct {
         self.hangs[op as usize] = hangs;
         if !hangs {
             self.shares[op as usize] = None;
+            self.next_hang[op as usize] = 0;
         }
+    }
+
+    /// The next `count` operations of a kind hang.
+    pub fn hang_next(&mut self, op: Op, count: u64) {
+        self.next_hang[op as usize] = count;
     }
 
     /// Serves the first `served` of each `of` operations of a kind; the others hang.
@@ -134,6 +141,10 @@ impl Conduct {
         let faults = self.faults.iter_mut();
         // All of them count it.
         let failed: Vec<_> = faults.filter_map(|fault| fault.strikes(op, bytes)).collect();
+        if self.next_hang[op as usize] > 0 {
+            self.next_hang[op as usize] -= 1;
+            return Fate::Hangs;
+        }
         let share = self.shares[op as usize].as_mut();
         if self.hangs[op as usize] || share.is_some_and(|share| !share.serves_next()) {
             return Fate::Hangs;
@@ -228,6 +239,14 @@ mod tests {
         assert_eq!(strikes(Which::Within(4096..9000)), [false; 4]);
         let lots = strikes(Which::Some { part: 0.5, seed: 7 });
         assert_eq!(lots, strikes(Which::Some { part: 0.5, seed: 7 }));
+    }
+
+    #[test]
+    fn the_next_two_hang() {
+        let mut conduct = Conduct::default();
+        conduct.hang_next(Op::Read, 2);
+        let hang = fates(&mut conduct, Op::Read, 4).into_iter().map(|fate| fate == Fate::Hangs);
+        assert_eq!(hang.collect::<Vec<_>>(), [true, true, false, false]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Tree {
 }
 
 /// Takes a file's content out of memory; it must have been written to disk.
-pub fn cold_pages(file: &Path) {
+fn cold_pages(file: &Path) {
     let file = File::open(file).expect("a file");
     let file = file.as_fd();
     posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).expect("a regular file");

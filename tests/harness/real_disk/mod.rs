@@ -11,13 +11,15 @@ mod image;
 mod node;
 mod platter;
 mod record;
+mod watch;
 
 pub use attach::alone_in_a_namespace;
 pub use conduct::{EVERYTHING, Op, Which};
-pub use files::{Tree, cold_pages, holes};
+pub use files::{Tree, holes};
 pub use image::Image;
 pub use node::{RealSick, on_real_disks};
 pub use record::{Event, Recording};
+pub use watch::LoopWatch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -29,6 +31,9 @@ use fuser::Errno;
 use self::attach::Attached;
 use self::platter::Platter;
 use super::{shell, until};
+
+/// The size of a disk that is large enough, in MiB; what is not written takes no room.
+pub const ENOUGH: u64 = 2048;
 
 /// A filesystem that real nodes have on their disks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,14 +70,6 @@ impl FsKind {
             FsKind::Ext4 => "ext4",
             FsKind::Xfs => "xfs",
             FsKind::Btrfs => "btrfs",
-        }
-    }
-
-    /// The size of a disk that is large enough for it, in MiB; what is not written takes no room.
-    pub fn enough(self) -> u64 {
-        match self {
-            FsKind::Ext4 => 256,
-            FsKind::Xfs | FsKind::Btrfs => 512,
         }
     }
 
@@ -147,7 +144,9 @@ impl RealDisk {
                 self.mend(); // The folder goes now, and must not wait.
                 resume_unwind(panic)
             });
-            shell(&format!("umount {name}")).map(|_| result)
+            // A process that another thread starts has this one's files until it is itself.
+            until("the unmount", || shell(&format!("umount {name}")).is_ok());
+            Ok(result)
         };
         let result = thread::scope(|scope| scope.spawn(inside).join());
         let result = result.unwrap_or_else(|panic| resume_unwind(panic));
@@ -177,6 +176,11 @@ impl RealDisk {
     /// Serves the first `served` of each `of` operations of a kind; the others hang.
     pub fn share(&self, op: Op, served: u64, of: u64) {
         self.platter.conduct(|conduct| conduct.share(op, served, of));
+    }
+
+    /// The next ones of a kind hang, so many; later ones do not.
+    pub fn hang_next(&self, op: Op, count: u64) {
+        self.platter.conduct(|conduct| conduct.hang_next(op, count));
     }
 
     /// Makes chosen operations fail.

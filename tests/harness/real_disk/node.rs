@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::{FsKind, RealDisk};
+use super::{ENOUGH, FsKind, RealDisk};
 use crate::harness::{MODES, Node, Setup, skipped};
 
 /// A node whose dev1 is such a disk, mounted in the node's own namespace; dev2 to dev4 are
@@ -28,11 +28,16 @@ impl RealSick {
         args: &[&str],
         prepare: impl FnOnce(&Path) + Send,
     ) -> RealSick {
-        let disk = RealDisk::make(kind, kind.enough());
+        let disk = RealDisk::make(kind, ENOUGH);
         disk.inside(prepare);
+        RealSick::start_on(disk, workers, args)
+    }
+
+    /// Starts it on a disk that there is.
+    pub fn start_on(disk: RealDisk, workers: &'static str, args: &[&str]) -> RealSick {
         let setup = Setup::new().devices(4).workers(workers).mount(&disk.mount_at("{dir}/dev1"));
         let setup = args.iter().fold(setup, |setup, arg| setup.arg(arg));
-        RealSick { node: setup.start(), disk, workers, kind }
+        RealSick { node: setup.start(), kind: disk.kind(), disk, workers }
     }
 
     /// The disk's folder as this process reaches it.

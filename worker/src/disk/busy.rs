@@ -3,9 +3,12 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::disk::mounts;
 
 /// The disk under a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,71 +22,27 @@ pub struct Disk {
 /// Major and minor number of a block device.
 pub type Number = (u32, u32);
 
-/// Looks up the disk of a filesystem by its st_dev.
-pub fn disk_of(st_dev: u64) -> Disk {
+/// Looks up the disk under a descriptor of a device, whose st_dev this is.
+pub fn disk_of(fd: BorrowedFd<'_>, st_dev: u64) -> Disk {
     let number = (nix::sys::stat::major(st_dev) as u32, nix::sys::stat::minor(st_dev) as u32);
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mount = mount_of(&mounts, number);
-    let source = mount.as_ref().map_or_else(|| "-".into(), Mount::name);
+    let mount = mounts::mount_of(fd, number);
+    let source = match &mount {
+        Some(mount) => mount.name(),
+        None => mounts::kind_of(fd).unwrap_or("-").to_owned(),
+    };
     let device = match number {
         // An anonymous number, as of btrfs and zfs: the mount source may be a disk.
-        (0, _) => mount.and_then(|mount| block_number(Path::new(&mount.source))),
+        (0, _) => mount.and_then(|mount| block_number(&mount.node()?)),
         number => Some(number),
     };
     Disk { source, number: device.map(whole_disk) }
 }
 
-/// What mountinfo says of one mount: proc_pid_mountinfo(5).
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    kind: String,
-    source: String,
-}
-
-impl Mount {
-    fn name(&self) -> String {
-        match self.source.as_str() {
-            "" | "none" => self.kind.clone(),
-            source => source.to_owned(),
-        }
-    }
-}
-
-fn mount_of(mountinfo: &str, (major, minor): Number) -> Option<Mount> {
-    let wanted = format!("{major}:{minor}");
-    mountinfo.lines().find_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        (left.split(' ').nth(2)? == wanted).then_some(())?;
-        let mut fields = right.split(' ');
-        Some(Mount { kind: fields.next()?.to_owned(), source: unescape(fields.next()?) })
-    })
-}
-
-/// Blanks, tabs, line ends and backslashes come as three octal digits.
-fn unescape(field: &str) -> String {
-    let mut parts = field.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.get(..3).and_then(|octal| u8::from_str_radix(octal, 8).ok()) {
-            Some(byte) => {
-                text.push(char::from(byte));
-                text.push_str(&part[3..]);
-            }
-            None => {
-                text.push('\\');
-                text.push_str(part);
-            }
-        }
-    }
-    text
-}
-
+/// `None`: no block device, /dev/fuse for one.
 fn block_number(node: &Path) -> Option<Number> {
-    if !node.starts_with("/dev") {
-        return None;
-    }
-    let rdev = fs::metadata(node).ok()?.rdev();
-    (rdev != 0).then(|| (nix::sys::stat::major(rdev) as u32, nix::sys::stat::minor(rdev) as u32))
+    let facts = fs::metadata(node).ok().filter(|facts| facts.file_type().is_block_device())?;
+    let rdev = facts.rdev();
+    Some((nix::sys::stat::major(rdev) as u32, nix::sys::stat::minor(rdev) as u32))
 }
 
 /// A partition's disk; anything else is a disk itself.
@@ -188,23 +147,7 @@ pub fn parse_iostat(line: &str) -> Option<(&str, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-30 22 0:26 / /run rw - tmpfs tmpfs rw
-31 22 0:40 /sub /srv/a\\040b rw master:1 - btrfs /dev/sd\\040b1 rw,space_cache
-32 22 0:41 / /x rw - zfs none rw
-";
-
-    #[test]
-    fn mount_is_found_by_its_number() {
-        let name = |number| mount_of(MOUNTS, number).map(|mount| mount.name());
-        assert_eq!(name((254, 1)).as_deref(), Some("/dev/vda1"));
-        assert_eq!(name((0, 26)).as_deref(), Some("tmpfs"));
-        assert_eq!(name((0, 40)).as_deref(), Some("/dev/sd b1"));
-        assert_eq!(name((0, 41)).as_deref(), Some("zfs"));
-        assert_eq!(name((9, 9)), None);
-    }
+    use std::os::fd::AsFd;
 
     fn diskstats(ticks: u64) -> String {
         format!(
@@ -245,8 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn character_device_is_no_disk() {
+        assert_eq!(block_number(Path::new("/dev/null")), None);
+        assert_eq!(block_number(Path::new("/dev/none")), None);
+    }
+
+    #[test]
     fn root_filesystem_has_a_source() {
-        let here = fs::metadata("/").unwrap().dev();
-        assert!(!disk_of(here).source.is_empty());
+        let root = fs::File::open("/").unwrap();
+        let number = root.metadata().unwrap().dev();
+        assert!(!disk_of(root.as_fd(), number).source.is_empty());
     }
 }

@@ -17,9 +17,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, linkat, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::errands;
@@ -75,10 +75,17 @@ impl Incoming {
         Ok(Incoming { file, place: Place::Named(Some((dir, name))) })
     }
 
-    /// Opens the file under its final name, made if missing, not cut.
-    pub fn in_place(on: &OnDisk, device: &Device, path: &DevPath) -> io::Result<Incoming> {
+    /// Opens the file under its final name, made if missing, not cut. `new`: `EEXIST` where there
+    /// is one.
+    pub fn in_place(
+        on: &OnDisk,
+        device: &Device,
+        path: &DevPath,
+        new: bool,
+    ) -> io::Result<Incoming> {
         let dir = device.dir(on)?;
-        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let exclusive = if new { libc::O_EXCL } else { 0 };
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NONBLOCK | libc::O_NOCTTY | exclusive;
         let open = || open::inside(on, device, &dir, path.relative(), flags, 0o666);
         let file = with_folders(on, &dir, path, open)?;
         if file.stat(on)?.st_mode & libc::S_IFMT != libc::S_IFREG {
@@ -130,6 +137,23 @@ impl Incoming {
                 let Some((dir, name)) = named.take() else { return Ok(()) };
                 let _guard = replacing();
                 rename(on, &dir, &name, path)
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// As [`Incoming::commit`], but what has the name already keeps it: `EEXIST`.
+    pub fn commit_new(self, on: &OnDisk, device: &Device, path: &DevPath) -> io::Result<()> {
+        let dir = device.dir(on)?;
+        match &self.place {
+            Place::Final | Place::Named(None) => Ok(()),
+            Place::Anonymous => with_folders(on, &dir, path, || {
+                link_file(self.file.get(on), dir.get(on), path.relative())
+            }),
+            // The temporary name, if it is left, goes with `self`.
+            Place::Named(Some((dir, name))) => {
+                with_folders(on, dir, path, || name_if_free(on, dir, name, path))
             }
         }
     }
@@ -207,7 +231,7 @@ fn sweep_folder(folder: OwnedFd) -> io::Result<usize> {
 /// A name is `PID.NUMBER`: abandoned when that process is gone, or the file is very old. One with
 /// our own number is ours, unless it is older than we are.
 fn is_abandoned(dir: BorrowedFd<'_>, name: &CStr) -> bool {
-    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
     let changed = nix::sys::stat::fstatat(dir, name, flags)
         .map(|facts| UNIX_EPOCH + Duration::from_secs(facts.st_ctime.max(0) as u64));
     let pid = name.to_str().ok().and_then(|name| name.split('.').next()?.parse().ok());
@@ -255,7 +279,9 @@ fn with_folders<T>(
 fn make_folders(on: &OnDisk, dir: &DeviceDir, path: &DevPath) -> io::Result<()> {
     let folder = parent(path);
     let bytes = folder.to_bytes();
-    let ends = (1..=bytes.len()).filter(|&end| end == bytes.len() || bytes[end] == b'/');
+    // Of several slashes in a row, the first ends a name.
+    let ends = (1..=bytes.len())
+        .filter(|&end| bytes[end - 1] != b'/' && bytes.get(end).is_none_or(|next| *next == b'/'));
     for end in ends {
         let (above, name) = split(&bytes[..end]);
         let above = open_below(dir.get(on), &above, libc::O_PATH | libc::O_DIRECTORY, 0, BENEATH)?;
@@ -320,6 +346,17 @@ fn rename(on: &OnDisk, dir: &DeviceDir, name: &CStr, path: &DevPath) -> io::Resu
     renamed
 }
 
+/// Some filesystems can do this by a rename, some by a second name.
+fn name_if_free(on: &OnDisk, dir: &DeviceDir, name: &CStr, path: &DevPath) -> io::Result<()> {
+    let (at, path) = (dir.get(on), path.relative());
+    match renameat2(at, name, at, path, RenameFlags::RENAME_NOREPLACE) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+            Ok(linkat(at, name, at, path, AtFlags::empty())?)
+        }
+        done => Ok(done?),
+    }
+}
+
 /// Flags that other modules open folders with, to name files in them.
 pub fn folder_flags() -> i32 {
     (OFlag::O_PATH | OFlag::O_DIRECTORY).bits()
@@ -376,6 +413,26 @@ mod tests {
     #[test]
     fn the_same_without_anonymous_files() {
         check_create_and_replace(false);
+    }
+
+    #[test]
+    fn new_file_takes_no_name_that_is_taken() {
+        for anonymous in [true, false] {
+            let (docroot, device) = device();
+            let on = OnDisk::in_test();
+            device.dir(&on).unwrap().anonymous_files.store(anonymous, Relaxed);
+            let put_new = |text: &[u8]| {
+                let incoming = Incoming::create(&on, &device, &path()).unwrap();
+                incoming.file().write_all_at(&on, text, 0).unwrap();
+                incoming.commit_new(&on, &device, &path())
+            };
+            put_new(b"first").unwrap();
+            assert_eq!(put_new(b"second").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            let folder = docroot.path().join("dev1/0/000/000");
+            assert_eq!(std::fs::read(folder.join("0000000001.fid")).unwrap(), b"first");
+            assert_eq!(names(&folder), ["0000000001.fid"]);
+            assert!(names(&docroot.path().join("dev1/.rmogstored_tmp")).is_empty());
+        }
     }
 
     #[test]

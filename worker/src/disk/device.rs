@@ -148,7 +148,7 @@ impl Device {
         match known {
             Some((number, disk)) if number == st_dev && !afresh => disk,
             _ => {
-                let disk = busy::disk_of(st_dev);
+                let disk = busy::disk_of(dir.get(on), st_dev);
                 self.looked().disk = Some((st_dev, disk.clone()));
                 disk
             }

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`path`] | paths that have been checked |
+//! | [`docroot`] | devices by name |
 //! | [`device`] | one device as this process sees it: its directory, what can be done there |
 //! | [`mounted`] | whether a device's folder is where its disk should be |
 //! | [`open`] | opens that cannot leave the device |
@@ -10,18 +11,23 @@
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
+//! | [`docroot_watch`] | hints that a docroot has got or lost a device |
 //! | [`commit`] | a PUT from temporary to final name |
 //! | [`pool`] | disk threads |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
+//! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
 pub mod commit;
 pub mod device;
+pub mod docroot;
+pub mod docroot_watch;
 pub mod errands;
 pub mod harmless;
 pub mod md5;
 pub mod mounted;
+pub mod mounts;
 pub mod on_disk;
 pub mod open;
 pub mod path;

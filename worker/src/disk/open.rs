@@ -57,6 +57,28 @@ pub fn refuse_folder(on: &OnDisk, device: &Device, dir: &DeviceDir, path: &CStr)
     }
 }
 
+/// The time of the file that has the name, in seconds since 1970; `None`: there is none. `EISDIR`:
+/// a folder.
+pub fn modified(
+    on: &OnDisk,
+    device: &Device,
+    dir: &DeviceDir,
+    path: &CStr,
+) -> io::Result<Option<i64>> {
+    let file = match inside(on, device, dir, path, libc::O_PATH, 0) {
+        Ok(file) => file,
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    };
+    let facts = file.stat(on)?;
+    match facts.st_mode & libc::S_IFMT {
+        libc::S_IFDIR => Err(Errno::EISDIR.into()),
+        _ => Ok(Some(facts.st_mtime)),
+    }
+}
+
 /// Where a path with absolute links really is, seen from the device; `None` when it is outside.
 fn resolve(_: &OnDisk, device: &Path, path: &CStr) -> Option<CString> {
     let base = device.canonicalize().ok()?;

@@ -46,9 +46,12 @@ impl Evidence {
     }
 }
 
+/// Longest time after which a thread counts as stuck.
+const STUCK: Duration = Duration::from_secs(1);
+
 /// From this age on a thread counts as stuck: [`Evidence::spare_threads`].
 pub fn stuck_age(timeout: Duration) -> Duration {
-    timeout / 4
+    (timeout / 4).min(STUCK)
 }
 
 /// An operation so old is answered for, whatever else its device does.

@@ -61,7 +61,9 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
 impl Usage {
     fn from_facts(facts: &Statvfs, time: u64, source: String) -> Usage {
         let kib = |blocks: u64| (u128::from(blocks) * facts.fragment_size() as u128 / 1024) as u64;
-        let available = kib(facts.blocks_available());
+        // Filesystems that make inodes as they need them report 0 of 0: btrfs does.
+        let no_inode = facts.files() > 0 && facts.files_available() == 0;
+        let available = if no_inode { 0 } else { kib(facts.blocks_available()) };
         let used_blocks = facts.blocks().saturating_sub(facts.blocks_free());
         let used = kib(used_blocks).max(1);
         Usage { available, total: used + available, used, time, source }

@@ -9,6 +9,7 @@ use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Outcome, Turn, Turned};
 use crate::http::answer;
+use crate::http::condition::Conditions;
 use crate::http::{date_now, log_failure, status_of};
 use crate::loan::Stage;
 
@@ -19,6 +20,8 @@ pub struct Delete {
     pub path: DevPath,
     /// Whether the connection lives on afterwards.
     pub keep: bool,
+    /// On what it depends.
+    pub conditions: Conditions,
 }
 
 impl Delete {
@@ -50,6 +53,13 @@ impl Delete {
         let folder = std::ffi::CString::new(if folder.is_empty() { b"." } else { folder })?;
         let folder = open::inside(turn.on, turn.device, &dir, &folder, folder_flags(), 0)?;
         turn.progress.touch();
+        // What is not there is 404, whatever the conditions: RFC 9110 section 13.2.1.
+        if !self.conditions.allow_any_change()
+            && let Some(modified) =
+                open::modified(turn.on, turn.device, &dir, self.path.relative())?
+        {
+            self.conditions.insist(Some(modified))?;
+        }
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }

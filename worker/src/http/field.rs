@@ -1,7 +1,5 @@
 //! Header and trailer lines: the split into name and value, and the values that more than one parser reads.
 
-use std::time::UNIX_EPOCH;
-
 /// A decimal number as a peer wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decimal {
@@ -76,13 +74,6 @@ pub fn decimal(text: &[u8]) -> Decimal {
         next.filter(|number| *number <= MAX_NUMBER)
     });
     value.map_or(Decimal::TooBig, Decimal::Value)
-}
-
-/// Reads a date in any of the three forms of RFC 9110 5.6.7, as seconds since 1970.
-pub fn date(value: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(value).ok()?;
-    let time = httpdate::parse_http_date(text).ok()?;
-    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
 }
 
 impl ContentMd5 {

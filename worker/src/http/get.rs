@@ -11,6 +11,7 @@ use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, HttpDate, Status};
+use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::{date_now, log_failure, status_of};
@@ -106,12 +107,13 @@ pub fn plan(
         return Err(Status::Forbidden403);
     }
     let (size, modified) = (facts.size, HttpDate::from_unix(facts.modified));
-    if request.if_unmodified_since.is_some_and(|date| facts.modified > date) {
-        return Err(Status::PreconditionFailed412);
-    }
-    if request.if_modified_since.is_some_and(|date| facts.modified <= date) {
-        answer::not_modified(out, now, &modified, keep);
-        return Ok(None);
+    match request.conditions.judge(Purpose::Read, Some(facts.modified)) {
+        Verdict::Proceed => {}
+        Verdict::Failed => return Err(Status::PreconditionFailed412),
+        Verdict::NotModified => {
+            answer::not_modified(out, now, &modified, keep);
+            return Ok(None);
+        }
     }
     let body = match selection(request, size, facts.modified) {
         Selection::Nonsense => return Err(Status::BadRequest400),

@@ -6,6 +6,8 @@
 
 use std::num::NonZeroU64;
 
+use super::condition::Conditions;
+use super::date;
 use super::field::{self, Decimal};
 use super::range::RangeHeader;
 use crate::disk::path::{DevPath, PathError};
@@ -75,7 +77,7 @@ pub struct Request {
     pub target: Target,
     /// Whether the connection may live on, as far as the head goes.
     pub keep_alive: bool,
-    /// HTTP/1.1, not 1.0.
+    /// HTTP/1.1 or later, not 1.0.
     pub http11: bool,
     /// Whether the client waits for a `100 Continue`; never for HTTP/1.0.
     pub expect_continue: bool,
@@ -87,10 +89,8 @@ pub struct Request {
     pub content_range: ContentRange,
     /// Content-MD5.
     pub content_md5: ContentMd5,
-    /// Seconds since 1970; a date that cannot be read counts as none.
-    pub if_modified_since: Option<i64>,
-    /// Seconds since 1970; a date that cannot be read counts as none.
-    pub if_unmodified_since: Option<i64>,
+    /// If-Match, If-None-Match, If-Modified-Since, If-Unmodified-Since.
+    pub conditions: Conditions,
     /// If-Range.
     pub if_range: IfRange,
 }
@@ -220,9 +220,10 @@ impl Draft {
         if !field::is_token(method) || target.is_empty() || target.iter().any(is_blank) {
             return Err(Refusal::BadRequest);
         }
-        self.request.http11 = match version {
-            b"HTTP/1.1" => true,
-            b"HTTP/1.0" => false,
+        // RFC 9110 2.5: a later minor version is understood as the latest that we know.
+        self.request.http11 = match version.strip_prefix(b"HTTP/1.") {
+            Some([b'0']) => false,
+            Some([b'1'..=b'9']) => true,
             _ => return Err(Refusal::BadRequest),
         };
         self.request.method = known_method(method)?;
@@ -240,6 +241,9 @@ impl Draft {
             6 if is("expect") => {
                 request.expect_continue |= has_element(value, "100-continue");
             }
+            8 if is("if-match") => {
+                request.conditions.if_match = request.conditions.if_match.with(value);
+            }
             8 if is("if-range") => request.if_range = one_if_range(request.if_range, value),
             10 if is("connection") => {
                 self.says_close |= has_element(value, "close");
@@ -249,8 +253,15 @@ impl Draft {
             13 if is("content-range") => request.content_range = request.content_range.with(value),
             14 if is("content-length") => self.framing.content_length(value)?,
             17 if is("transfer-encoding") => self.framing.transfer_encoding(value)?,
-            17 if is("if-modified-since") => request.if_modified_since = field::date(value),
-            19 if is("if-unmodified-since") => request.if_unmodified_since = field::date(value),
+            13 if is("if-none-match") => {
+                request.conditions.if_none_match = request.conditions.if_none_match.with(value);
+            }
+            17 if is("if-modified-since") => {
+                request.conditions.if_modified_since = date::parse(value);
+            }
+            19 if is("if-unmodified-since") => {
+                request.conditions.if_unmodified_since = date::parse(value);
+            }
             _ => {}
         }
         Ok(())
@@ -331,23 +342,40 @@ fn check_target(raw: &[u8]) -> Result<Target, Refusal> {
     }
 }
 
-/// Takes `http://host[:port]` off; which host does not matter, only that it could be one.
+/// Takes `http://host[:port]` off; which host does not matter, only that it could be one. Nothing
+/// behind it: `/` (RFC 9110 4.2.3).
 fn strip_origin(raw: &[u8]) -> Result<&[u8], Refusal> {
     let scheme = raw.get(..7).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(b"http://") {
         return Ok(raw);
     }
-    let slash = raw[7..].iter().position(|byte| *byte == b'/');
-    let (host, path) = raw[7..].split_at(slash.ok_or(Refusal::BadRequest)?);
-    if host.first().is_none_or(|byte| *byte == b':') || !host.iter().copied().all(is_host_byte) {
-        return Err(Refusal::BadRequest);
-    }
-    Ok(path)
+    let (origin, path) = match raw[7..].iter().position(|byte| *byte == b'/') {
+        Some(slash) => raw[7..].split_at(slash),
+        None => (&raw[7..], &b"/"[..]),
+    };
+    if is_origin(origin) { Ok(path) } else { Err(Refusal::BadRequest) }
 }
 
-/// RFC 3986 3.2.2: names, addresses, IPv6 in brackets; and the port's colon.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=[]:".contains(&byte)
+/// `host[:port]`; the port may be any number, or left out behind its colon (RFC 3986 3.2.3).
+fn is_origin(text: &[u8]) -> bool {
+    let literal = text.first() == Some(&b'[');
+    let end = match literal {
+        true => text.iter().position(|byte| *byte == b']').map_or(0, |at| at + 1),
+        false => text.iter().position(|byte| *byte == b':').unwrap_or(text.len()),
+    };
+    let (host, port) = text.split_at(end);
+    let is_port = match port {
+        [] => true,
+        [colon, digits @ ..] => *colon == b':' && digits.iter().all(u8::is_ascii_digit),
+    };
+    is_port && !host.is_empty() && host.iter().all(|byte| is_host_byte(*byte, literal))
+}
+
+/// RFC 3986 3.2.2: names and addresses; IPv6 in brackets.
+fn is_host_byte(byte: u8, literal: bool) -> bool {
+    byte.is_ascii_alphanumeric()
+        || b"-._~%!$&'()*+,;=".contains(&byte)
+        || literal && b"[]:".contains(&byte)
 }
 
 fn has_element(value: &[u8], wanted: &str) -> bool {
@@ -363,7 +391,7 @@ fn one_range(before: Option<RangeHeader>, value: &[u8]) -> RangeHeader {
 }
 
 fn one_if_range(before: IfRange, value: &[u8]) -> IfRange {
-    match (before, field::date(value)) {
+    match (before, date::parse(value)) {
         (IfRange::Absent, Some(date)) => IfRange::Date(date),
         _ => IfRange::Other,
     }

@@ -2,13 +2,16 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`head`], [`field`], [`range`], [`chunked`] | bytes to values, pure |
+//! | [`head`], [`field`], [`date`], [`range`], [`chunked`] | bytes to values, pure |
 //! | [`answer`] | values to bytes, pure |
+//! | [`condition`] | what If-Match and its kin allow, pure |
 //! | [`refuse`] | which requests are refused as they stand, pure |
 //! | [`get`], [`put`], [`delete`] | the exchanges, as operations of a disk thread |
 
 pub mod answer;
 pub mod chunked;
+pub mod condition;
+pub mod date;
 pub mod delete;
 pub mod field;
 pub mod get;
@@ -32,11 +35,14 @@ pub fn status_of(error: &io::Error) -> Status {
         Some(libc::EACCES | libc::EPERM | libc::EXDEV) => Status::Forbidden403,
         // A folder, a socket, a device node without a driver.
         Some(libc::EISDIR | libc::ENXIO | libc::ENODEV) => Status::Forbidden403,
-        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Status::InsufficientStorage507,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOVERFLOW) => {
+            Status::InsufficientStorage507
+        }
         // Short of descriptors or memory, not the file's fault: the client may come back.
         Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Status::ServiceUnavailable503,
         // The disk has been unmounted, and may be mounted again: Device::insist_on_mount.
         Some(libc::ENOMEDIUM) => Status::ServiceUnavailable503,
+        None if condition::has_failed(error) => Status::PreconditionFailed412,
         _ => Status::InternalServerError500,
     }
 }

@@ -14,6 +14,7 @@ use crate::disk::path::DevPath;
 use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
+use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
 use crate::http::{date_now, log_failure, status_of, status_of_refusal};
@@ -193,8 +194,9 @@ impl Put {
             let dir = turn.device.dir(turn.on)?;
             open::refuse_folder(turn.on, turn.device, &dir, self.path.relative())?;
         }
+        self.insist_on_conditions(turn)?;
         match self.is_in_place() {
-            true => Incoming::in_place(turn.on, turn.device, &self.path),
+            true => self.open_in_place(turn),
             false => Incoming::create(turn.on, turn.device, &self.path),
         }
     }
@@ -202,6 +204,32 @@ impl Put {
     /// What is received can be seen at once under the final name.
     fn is_in_place(&self) -> bool {
         self.request.content_range != ContentRange::Absent && !self.spooled
+    }
+
+    fn open_in_place(&self, turn: &Turn<'_>) -> io::Result<Incoming> {
+        let new = self.request.conditions.create_only();
+        let opened = Incoming::in_place(turn.on, turn.device, &self.path, new);
+        opened.map_err(|e| self.or_taken(e))
+    }
+
+    /// Before the body is taken, and again before what it replaces goes.
+    fn insist_on_conditions(&self, turn: &Turn<'_>) -> io::Result<()> {
+        let conditions = &self.request.conditions;
+        if conditions.allow_any_change() {
+            return Ok(());
+        }
+        let dir = turn.device.dir(turn.on)?;
+        conditions.insist(open::modified(turn.on, turn.device, &dir, self.path.relative())?)
+    }
+
+    /// A file that has come to exist meanwhile fails the condition that there be none.
+    fn or_taken(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists if self.request.conditions.create_only() => {
+                ConditionFailed.into()
+            }
+            _ => error,
+        }
     }
 
     /// Tells a client that waits to send its body; one that has begun does not wait. A socket
@@ -440,11 +468,18 @@ impl Put {
     }
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> io::Result<()> {
+        if incoming.is_new() {
+            self.insist_on_conditions(turn)?;
+        }
         if self.spooled {
-            let target = Incoming::in_place(turn.on, turn.device, &self.path)?;
+            let target = self.open_in_place(turn)?;
             let step = || turn.progress.touch();
             let _change = turn.slot.map(|slot| slot.change(&self.path));
             return copy_into(turn.on, incoming.file(), target.file(), self.start, step);
+        }
+        if self.request.conditions.create_only() {
+            let stored = incoming.commit_new(turn.on, turn.device, &self.path);
+            return stored.map_err(|e| self.or_taken(e));
         }
         incoming.commit(turn.on, turn.device, &self.path, || {
             turn.slot.map(|slot| slot.change(&self.path))

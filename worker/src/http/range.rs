@@ -135,6 +135,10 @@ impl ContentRange {
 
     fn checked(numbers: [Decimal; 3]) -> Option<Self> {
         match numbers {
+            // The file's size would have 64 bits.
+            [Decimal::Value(_), Decimal::Value(field::MAX_NUMBER), Decimal::Value(_)] => {
+                Some(Self::TooBig)
+            }
             [Decimal::Value(first), Decimal::Value(last), Decimal::Value(total)] => {
                 (first <= last && last < total).then_some(Self::Bytes { first, last })
             }

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod mount;
 pub mod opaque;
 pub mod priority;
 pub mod shm;

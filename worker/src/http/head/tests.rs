@@ -64,6 +64,11 @@ fn targets_are_sorted() {
     assert_eq!(target("http://host/dev1/x"), path);
     assert_eq!(target("HTTP://[::1]:7500/dev1/x"), path);
     assert_eq!(target(&long_host), path);
+    for port in ["", ":", ":0", ":7500", ":99999", ":18446744073709551616"] {
+        assert_eq!(target(&format!("http://host{port}/dev1/x")), path, "{port:?}");
+        assert_eq!(target(&format!("http://host{port}")), Target::Root, "{port:?}");
+        assert_eq!(target(&format!("http://[::1]{port}//")), Target::Root, "{port:?}");
+    }
     assert_eq!(target("/dev1/../x"), Target::Dots);
     assert_eq!(target("http://h/.."), Target::Dots);
     assert_eq!(target(&format!("/{}", "x".repeat(60_000))), Target::TooLong);
@@ -80,9 +85,16 @@ fn targets_that_are_none_are_bad_requests() {
         "/dev1/x_y",
         "/dev1/\u{fc}",
         "http://",
-        "http://host",
         "http:///dev1/x",
         "http://:80/x",
+        "http://:80",
+        "http://host:port/x",
+        "http://host:80:80/x",
+        "http://host:-1",
+        "http://[::1/x",
+        "http://[::1]80/x",
+        "http://user@host/x",
+        "http:/dev1/x",
         "http://ho?st/x",
         "http://ho st/x",
         "https://host/x",
@@ -97,6 +109,17 @@ fn targets_that_are_none_are_bad_requests() {
 }
 
 #[test]
+fn later_minor_versions_are_1_1() {
+    for minor in 0..=9 {
+        let head = format!("PUT / HTTP/1.{minor}\r\nExpect: 100-continue\r\n\r\n");
+        let request = request(&head);
+        let later = minor > 0;
+        let found = (request.http11, request.keep_alive, request.expect_continue);
+        assert_eq!(found, (later, later, later), "{head:?}");
+    }
+}
+
+#[test]
 fn broken_request_lines_are_bad_requests() {
     for line in [
         "GET",
@@ -106,10 +129,13 @@ fn broken_request_lines_are_bad_requests() {
         " GET / HTTP/1.1",
         "GET / HTTP/1.1 ",
         "GET\t/\tHTTP/1.1",
-        "GET / HTTP/1.2",
         "GET / HTTP/2.0",
         "GET / HTTP/0.9",
         "GET / HTTP/1.10",
+        "GET / HTTP/1.",
+        "GET / HTTP/1.x",
+        "GET / HTTP/1.-1",
+        "PRI * HTTP/2.0",
         "GET / http/1.1",
         "GET / HTTP/11",
         "G(T / HTTP/1.1",
@@ -315,13 +341,16 @@ fn ranges_and_conditions_are_read() {
     assert_eq!(with("Range: bytes=4qasd").range, Some(RangeHeader::Nonsense));
     assert_eq!(with("Range: bytes=0-4\r\nRange: bytes=0-4").range, Some(RangeHeader::Ignored));
     assert_eq!(with("A: b").range, None);
-    assert_eq!(with(&format!("If-Modified-Since: {date}")).if_modified_since, Some(784_111_777));
-    assert_eq!(with("If-Modified-Since: yesterday").if_modified_since, None);
     assert_eq!(
-        with(&format!("If-Unmodified-Since: {date}")).if_unmodified_since,
+        with(&format!("If-Modified-Since: {date}")).conditions.if_modified_since,
         Some(784_111_777)
     );
-    assert_eq!(with("If-Unmodified-Since: 0").if_unmodified_since, None);
+    assert_eq!(with("If-Modified-Since: yesterday").conditions.if_modified_since, None);
+    assert_eq!(
+        with(&format!("If-Unmodified-Since: {date}")).conditions.if_unmodified_since,
+        Some(784_111_777)
+    );
+    assert_eq!(with("If-Unmodified-Since: 0").conditions.if_unmodified_since, None);
     assert_eq!(with(&format!("If-Range: {date}")).if_range, IfRange::Date(784_111_777));
     assert_eq!(with("If-Range: \"tag\"").if_range, IfRange::Other);
     assert_eq!(with(&format!("If-Range: {date}\r\nIf-Range: {date}")).if_range, IfRange::Other);

@@ -116,7 +116,10 @@ fn content_ranges_are_read() {
         ("bytes 5-14/*", bytes(5, 14)),
         ("bytes 5-14/15", bytes(5, 14)),
         ("BYTES  5-14/900", bytes(5, 14)),
-        ("bytes 0-9223372036854775807/*", bytes(0, i64::MAX as u64)),
+        ("bytes 0-9223372036854775806/*", bytes(0, i64::MAX as u64 - 1)),
+        ("bytes 5-9223372036854775806/9223372036854775807", bytes(5, i64::MAX as u64 - 1)),
+        ("bytes 0-9223372036854775807/*", ContentRange::TooBig),
+        ("bytes 9223372036854775807-9223372036854775807/*", ContentRange::TooBig),
         ("bytes 0-9223372036854775808/*", ContentRange::TooBig),
         ("bytes 9223372036854775808-0/*", ContentRange::TooBig),
         ("bytes 0-1/9223372036854775808", ContentRange::TooBig),
@@ -188,7 +191,7 @@ proptest! {
     }
 
     #[test]
-    fn content_range_reads_what_was_written(first in 0..=i64::MAX as u64, more in 0u64..1000, extra in prop::option::of(1u64..1000)) {
+    fn content_range_reads_what_was_written(first in 0..i64::MAX as u64, more in 0u64..1000, extra in prop::option::of(1u64..1000)) {
         let last = first.saturating_add(more).min(i64::MAX as u64);
         prop_assume!(last.saturating_add(1000) <= i64::MAX as u64);
         let total = extra.map_or("*".to_owned(), |extra| (last + extra).to_string());

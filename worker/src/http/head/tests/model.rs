@@ -81,7 +81,7 @@ fn values<'l>(lines: &[&'l str], name: &str) -> Vec<&'l str> {
 
 fn request_line_fault(line: &str) -> Option<Refusal> {
     let words: Vec<&str> = line.split(' ').collect();
-    let [method, target, "HTTP/1.0" | "HTTP/1.1"] = words[..] else {
+    let [method, target, "HTTP/1.0" | "HTTP/1.1" | "HTTP/1.9"] = words[..] else {
         return Some(Refusal::BadRequest);
     };
     if method.is_empty() || method.contains(':') || target.is_empty() {
@@ -122,7 +122,7 @@ fn field_fault(lines: &[&str]) -> Option<Refusal> {
 
 fn model_summary(lines: &[&str]) -> String {
     let words: Vec<&str> = lines[0].split(' ').collect();
-    let new = words[2] == "HTTP/1.1";
+    let new = words[2] != "HTTP/1.0";
     let path = format!("/{}", words[1].trim_start_matches('/'));
     let path = if path.contains("..") { "dots" } else { &path };
     let connection = values(lines, "connection").join(",").to_lowercase();
@@ -166,7 +166,7 @@ fn request_line() -> impl Strategy<Value = String> {
         19 => select(vec!["/", "//", "/dev1/x", "//dev1/x.y", "/a/../b", "/dev1/-"]),
         1 => select(vec!["x", "/x?", ""]),
     ];
-    let version = prop_oneof![19 => select(vec!["HTTP/1.0", "HTTP/1.1"]), 1 => Just("HTTP/1.2")];
+    let version = prop_oneof![19 => select(vec!["HTTP/1.0", "HTTP/1.1", "HTTP/1.9"]), 1 => Just("HTTP/2.0")];
     (method, target, version).prop_map(|(method, target, version)| format!("{method} {target} {version}"))
 }
 

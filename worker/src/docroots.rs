@@ -1,0 +1,81 @@
+//! The docroots of a worker: listed by their names, every two seconds and when one has changed.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+use crate::control::Up;
+use crate::disk::docroot_watch::DocrootWatch;
+use crate::disk::errands;
+use crate::event_loop::{DOCROOTS, Worker};
+use crate::exchange::list_docroot;
+use crate::spec::{DeviceKey, SiteId};
+
+/// How often docroots are listed, whether or not something is known to have changed.
+const LIST_MS: u64 = 2000;
+
+impl Worker {
+    /// Has a thread list each docroot of this worker. The master, which may not wait, hears of it.
+    pub(crate) fn list_docroots(&mut self) {
+        let due = self.listed == 0 || self.now.saturating_sub(self.listed) >= LIST_MS;
+        if !due || self.drain.is_some() {
+            return;
+        }
+        self.listed = self.now.max(1);
+        for site in 0..self.sites.len() as u8 {
+            let key = DeviceKey { site: SiteId(site), devid: 0 };
+            let owned = self.board.device(key).is_some_and(|slot| slot.owner() == self.id);
+            let device = self.device(key);
+            if !owned || !self.is_listed(key) {
+                continue;
+            }
+            if device.looking.swap(true, Relaxed) {
+                self.listed = 0; // It may have been read before it changed: again with the next tick.
+                self.next_tick_soon();
+                continue;
+            }
+            self.watch_docroots();
+            // Not in a disk thread, which would stay for longer than until the next time.
+            let context = Arc::clone(&self.context);
+            errands::run(move |on| list_docroot(on, &device, &context));
+        }
+    }
+
+    /// A docroot has changed: it is listed now, or at the next tick if that is being done.
+    pub(crate) fn heed_docroots(&mut self) {
+        if self.context.docroots.get().is_some_and(DocrootWatch::take) {
+            self.listed = 0;
+            self.list_docroots();
+        }
+    }
+
+    /// Once this worker owns a docroot: users may have few of what this takes.
+    fn watch_docroots(&self) {
+        self.context.docroots.get_or_init(|| {
+            let watch = DocrootWatch::start();
+            if let Some(fd) = watch.fd().map(|fd| fd.as_raw_fd()) {
+                let told =
+                    SourceFd(&fd).register(self.registry(), Token(DOCROOTS), Interest::READABLE);
+                told.unwrap_or_else(|e| log::debug!("docroots: {e}"));
+            }
+            watch
+        });
+    }
+
+    /// Tells the master of a docroot's devices, if that is news.
+    pub(crate) fn tell_devices(&mut self, site: SiteId, devids: BTreeSet<u32>) {
+        if self.told.get(&site) == Some(&devids) {
+            return;
+        }
+        let message = Up::Devices { site: site.0, devids: devids.clone() };
+        match self.control.send(&message, None) {
+            Ok(()) => drop(self.told.insert(site, devids)),
+            Err(e) => log::debug!("control channel: {e}"), // Told with the next look.
+        }
+    }
+}

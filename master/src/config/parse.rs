@@ -23,6 +23,7 @@ pub enum Key {
     Maxconns,
     Mgmtlisten,
     Pidfile,
+    RequireMount,
     Server,
     Serverbin,
     StallTimeout,
@@ -34,7 +35,7 @@ pub enum Key {
     Workers,
 }
 
-const NAMES: [(Key, &str); 24] = [
+const NAMES: [(Key, &str); 25] = [
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
@@ -50,6 +51,7 @@ const NAMES: [(Key, &str); 24] = [
     (Key::Maxconns, "maxconns"),
     (Key::Mgmtlisten, "mgmtlisten"),
     (Key::Pidfile, "pidfile"),
+    (Key::RequireMount, "require_mount"),
     (Key::Server, "server"),
     (Key::Serverbin, "serverbin"),
     (Key::StallTimeout, "stall_timeout"),
@@ -87,7 +89,7 @@ impl Key {
     }
 
     fn may_stand_alone(self) -> bool {
-        matches!(self, Self::Daemonize | Self::Iostat)
+        matches!(self, Self::Daemonize | Self::Iostat | Self::RequireMount)
     }
 }
 

@@ -5,11 +5,14 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Parser, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
 
+use command::{Command, Help};
 pub use scrub::Scrub;
 
+#[path = "cli/command.rs"]
+mod command;
 #[path = "cli/scrub.rs"]
 mod scrub;
 
@@ -64,6 +67,10 @@ pub struct Cli {
     /// Folder that holds dev1, dev2 ... [default: /var/mogdata]
     #[arg(long, value_name = "DIR")]
     docroot: Vec<String>,
+
+    /// Answer 503 for each devN that is no mount: see require_mount in mogstored.conf(5)
+    #[arg(long, action = ArgAction::Count)]
+    require_mount: u8,
 
     /// Connections that one worker holds at most [default: 10000]
     #[arg(long, value_name = "N")]
@@ -171,63 +178,6 @@ pub struct Cli {
     help: Help,
 }
 
-/// What every command understands.
-#[derive(Debug, Args)]
-struct Help {
-    /// Print this help; so does -h
-    #[arg(short = '?', short_alias = 'h', long, action = ArgAction::Help)]
-    help: Option<bool>,
-}
-
-/// What is done about a node that runs already, or about its files.
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Show a running node: workers, devices, requests and bytes per second
-    Status {
-        /// Print the node's JSON document instead of a table
-        #[arg(long, action = ArgAction::Count)]
-        json: u8,
-
-        /// Show it again every second, until Ctrl-C
-        #[arg(long, action = ArgAction::Count)]
-        follow: u8,
-
-        /// The node's --status-socket
-        socket: PathBuf,
-
-        #[command(flatten)]
-        help: Help,
-    },
-
-    /// Put the executable that is installed now in a running node's place, without closing a port
-    ///
-    /// Starts it beside the running one (USR2), waits until it is ready, tells the old one to
-    /// quit and waits for its last request. If the new one does not get ready the old one stays,
-    /// and the exit status is 1.
-    Upgrade {
-        /// The node's --status-socket, or its --pidfile
-        #[arg(value_name = "SOCKET|PIDFILE")]
-        node: PathBuf,
-
-        #[command(flatten)]
-        help: Help,
-    },
-
-    /// Read every file of devices from the disk, and tell of those that are damaged or misplaced
-    ///
-    /// Reads at idle I/O priority, past the page cache, and gives way to whoever else uses the
-    /// disk. Changes nothing. Each finding is a line of JSON, the last line is a summary. Exit
-    /// status: 0 clean, 1 something was found, 2 wrong usage, 3 not all could be looked at,
-    /// 130 or 143 interrupted.
-    Scrub {
-        #[command(flatten)]
-        scrub: Scrub,
-
-        #[command(flatten)]
-        help: Help,
-    },
-}
-
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Task {
@@ -244,6 +194,13 @@ pub enum Task {
     Upgrade(PathBuf),
     /// Read all files of devices.
     Scrub(Scrub),
+    /// Have a running node forget that a device was a mount.
+    Forget {
+        /// `devN` or a path.
+        device: String,
+        /// Its status socket.
+        socket: PathBuf,
+    },
     /// Print the effective settings.
     CheckConfig(Options),
     /// Serve.
@@ -255,13 +212,8 @@ pub enum Task {
 impl Cli {
     /// The task, with the options in the form in which they are checked.
     pub fn task(mut self) -> Task {
-        match self.command.take() {
-            Some(Command::Status { json, follow, socket, .. }) => {
-                return Task::Status { json: json > 0, follow: follow > 0, socket };
-            }
-            Some(Command::Upgrade { node, .. }) => return Task::Upgrade(node),
-            Some(Command::Scrub { scrub, .. }) => return Task::Scrub(scrub),
-            None => {}
+        if let Some(command) = self.command.take() {
+            return command.task();
         }
         let quickstart = self.quickstart.last().map(|folder| {
             Some(PathBuf::from(folder)).filter(|folder| !folder.as_os_str().is_empty())
@@ -280,6 +232,7 @@ impl Cli {
         let settings = [
             (Key::Daemonize, vec![String::new(); self.daemonize.into()]),
             (Key::Docroot, self.docroot),
+            (Key::RequireMount, vec![String::new(); self.require_mount.into()]),
             (Key::Maxconns, self.maxconns),
             (Key::Pidfile, self.pidfile),
             (Key::Server, self.server),
@@ -436,7 +389,7 @@ mod tests {
             assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0));
             assert!(shown.to_string().contains("--drain-timeout"), "{line}");
         }
-        for line in ["status -?", "status --help", "upgrade -h"] {
+        for line in ["status -?", "status --help", "upgrade -h", "device -h"] {
             let shown = parse(line).unwrap_err();
             assert_eq!((shown.kind(), shown.exit_code()), (ErrorKind::DisplayHelp, 0), "{line}");
             assert!(shown.to_string().contains("--status-socket"), "{line}");
@@ -463,8 +416,18 @@ mod tests {
         let socket = PathBuf::from("/s");
         let shown = Task::Status { json: true, follow: false, socket: socket.clone() };
         assert_eq!(task("status --json /s"), shown);
-        assert_eq!(task("upgrade /s"), Task::Upgrade(socket));
-        for line in ["status", "upgrade", "status /a /b", "--docroot=/d status /s", "scrub"] {
+        assert_eq!(task("upgrade /s"), Task::Upgrade(socket.clone()));
+        let device = "dev1".to_owned();
+        assert_eq!(task("device --forget dev1 /s"), Task::Forget { device, socket });
+        for line in [
+            "status",
+            "upgrade",
+            "scrub",
+            "device /s",
+            "device --forget dev1",
+            "status /a /b",
+            "--docroot=/d status /s",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

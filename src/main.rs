@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`cli`] | the option table |
-//! | [`commands`] | `status` and `upgrade`, about a node that runs already; `scrub`, about its files |
+//! | [`commands`] | `status`, `upgrade` and `device`, about a node that runs already; `scrub`, about its files |
 //! | [`daemonize`] | detaching, with a command that waits until the node serves |
 //! | [`logging`] | standard error and syslog, never waited for |
 //! | [`quickstart`] | a folder to try the node with |
@@ -33,13 +33,14 @@ fn main() -> ExitCode {
     let invocation = Invocation::capture();
     successor::begin();
     let task = Cli::parse().task();
-    if !matches!(task, Task::Status { .. } | Task::Upgrade(_)) {
+    if !matches!(task, Task::Status { .. } | Task::Upgrade(_) | Task::Forget { .. }) {
         clean_start::begin();
     }
     match task {
         Task::Status { json, follow, socket } => commands::status::run(&socket, json, follow),
         Task::Upgrade(node) => commands::upgrade::run(&node),
         Task::Scrub(scrub) => commands::scrub::run(scrub),
+        Task::Forget { device, socket } => commands::device::forget(device, &socket),
         Task::CheckConfig(options) => check_config(&options),
         Task::Serve(options) => serve(options, None, invocation),
         Task::Quickstart(folder, options) => try_out(folder, options, invocation),

@@ -10,8 +10,16 @@ use rmogstored_master::config::Key;
 use crate::harness::skipped;
 
 /// Keys that are given an example, having no default; `server` prints nothing of its own.
-const WITHOUT_DEFAULT: [&str; 7] =
-    ["httpgetlisten", "server", "daemonize", "pidfile", "user", "group", "status_socket"];
+const WITHOUT_DEFAULT: [&str; 8] = [
+    "httpgetlisten",
+    "server",
+    "daemonize",
+    "pidfile",
+    "user",
+    "group",
+    "status_socket",
+    "require_mount",
+];
 /// What the sample says of user and group, who are on few machines.
 const USER: &str = "user = mogstored";
 const GROUP: &str = "group = mogstored";

@@ -74,7 +74,7 @@ fn file_on_a_mount_below_the_device_is_replaced() {
 fn every_setting_of_fsync_stores_replaces_and_removes() {
     for mode in ["off", "file", "batch"] {
         let node = Setup::new().devices(1).arg(&format!("--fsync={mode}")).start();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for fid in 0..16 {
                 let node = &node;
                 scope.spawn(move || {

@@ -100,6 +100,8 @@ mod status;
 mod timeouts;
 /// 5: what a tracker does all day.
 mod tracker;
+/// 5: a device that was a mount.
+mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
 /// 4: usage files, mounts that come and go.

@@ -16,6 +16,9 @@ _rmogstored() {
             ",$1")
                 cmd="rmogstored"
                 ;;
+            rmogstored,device)
+                cmd="rmogstored__subcmd__device"
+                ;;
             rmogstored,scrub)
                 cmd="rmogstored__subcmd__scrub"
                 ;;
@@ -32,7 +35,7 @@ _rmogstored() {
 
     case "${cmd}" in
         rmogstored)
-            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade scrub"
+            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --require-mount --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --fsync --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --check-config --quickstart --version --help status upgrade scrub device"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -106,6 +109,10 @@ _rmogstored() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --fsync)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --aio-threads)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -131,6 +138,24 @@ _rmogstored() {
                     return 0
                     ;;
                 --quickstart)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        rmogstored__subcmd__device)
+            opts="-? --forget --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --forget)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

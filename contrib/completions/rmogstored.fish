@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rmogstored_global_optspecs
-    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= check-config quickstart= V/version help
+    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= require-mount maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= check-config quickstart= V/version help
 end
 
 function __fish_rmogstored_needs_command
@@ -46,8 +46,9 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l group -d 'The mai
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l upgrade-timeout -d 'How long a successor (SIGUSR2) may take to be ready before it is given up [default: 60]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-fd -d 'Open descriptor that gets a JSON line for each event' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-socket -d 'Unix socket that gives the node\'s status to whoever connects' -r
-complete -c rmogstored -n "__fish_rmogstored_needs_command" -l quickstart -d 'Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on 127.0.0.1:7500 and 7501, and print curl lines to paste' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l quickstart -d 'Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on 127.0.0.1:7500 and 7501, and print curl lines to paste' -r -F
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s d -l daemonize -d 'Detach from the terminal; returns once the node serves'
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l require-mount -d 'Answer 503 for each devN that is no mount: see require_mount in mogstored.conf(5)'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s s -l skipconfig -d 'Accepted for compatibility, no effect'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l multi -d 'Each --config describes a docroot of its own'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l check-config -d 'Check everything, print the effective settings as a configuration file, and exit'
@@ -56,6 +57,7 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l help -d 'Print th
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "status" -d 'Show a running node: workers, devices, requests and bytes per second'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "upgrade" -d 'Put the executable that is installed now in a running node\'s place, without closing a port'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "scrub" -d 'Read every file of devices from the disk, and tell of those that are damaged or misplaced'
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "device" -d 'Have a running node take the folder that is there for a device which was a mount before'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l json -d 'Print the node\'s JSON document instead of a table'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l follow -d 'Show it again every second, until Ctrl-C'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l help -d 'Print this help; so does -h'
@@ -66,3 +68,5 @@ complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l status-s
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l patience -d 'Seconds that a device may be stalled, once it is being scrubbed, before it is given up [default: 60]' -r
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l device-list -d 'Print `FID DEVID` of each bad copy instead of JSON lines'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l help -d 'Print this help; so does -h'
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l forget -d 'The device: devN, or its whole path where several docroots have one' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l help -d 'Print this help; so does -h'

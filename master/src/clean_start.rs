@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 
-use crate::{inherit, successor, sys};
+use crate::{inherit, legacy, successor, sys};
 
 /// The first after the standard streams.
 pub(crate) const FIRST: RawFd = 3;
@@ -38,6 +38,7 @@ pub fn close_strangers(status_fd: Option<RawFd>) {
     let mut kept: BTreeSet<RawFd> = inherit::announced_descriptors();
     kept.extend(status_fd);
     kept.extend(successor::descriptor());
+    kept.extend(legacy::announced());
     kept.retain(|fd| *fd >= FIRST);
     sys::close_all_but(&kept);
 }

@@ -7,6 +7,7 @@
 //! | [`config`] | the one configuration, its grammar, its checks |
 //! | [`inherit`] | listening sockets that an earlier process or systemd left open |
 //! | [`invocation`] | how this process was started, to start its successor |
+//! | `legacy` | what a successor is told of the devices |
 //! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
 //! | [`notify`] | telling systemd |
@@ -21,6 +22,7 @@ pub mod clean_start;
 pub mod config;
 pub mod inherit;
 pub mod invocation;
+mod legacy;
 pub mod limits;
 pub mod listeners;
 pub mod notify;
@@ -133,6 +135,7 @@ pub enum MasterError {
 /// What the caller holds is then not dropped.
 pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
     let Hooks { worker, in_worker, on_ready, reload, reopen_logs, invocation } = hooks;
+    let legacy = legacy::take();
     let origin = successor::origin(config.pidfile.as_deref());
     if let Some(path) = &config.pidfile {
         Pidfile::check(path).map_err(MasterError::Pidfile)?;
@@ -142,7 +145,7 @@ pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
     limits::raise_nofile(&config);
     process_title::prepare();
     let upgrade_timeout = config.upgrade_timeout;
-    let kit = Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout };
+    let kit = Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout, legacy };
     match Supervisor::new(config, plan, origin, kit)?.run()? {
         Outcome::Finished(status) => Ok(status),
         Outcome::Worker(spec, identity) => work(*spec, identity, in_worker, worker),

@@ -214,7 +214,10 @@ mod tests {
             address: address.parse().unwrap(),
         };
         let listeners = addresses.iter().map(listener).collect();
-        (SiteId(0), SiteConfig { docroot: PathBuf::from("/docroot"), listeners })
+        (
+            SiteId(0),
+            SiteConfig { docroot: PathBuf::from("/docroot"), require_mount: false, listeners },
+        )
     }
 
     fn http(address: &str) -> (SiteId, SiteConfig) {

@@ -2,28 +2,31 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`device`] | `rmogstored device`: what the operator knows better |
 //! | [`status`] | `rmogstored status`: a table, or the JSON document |
-//! | [`upgrade`] | `rmogstored upgrade`: the steps of an upgrade, in order |
 //! | [`scrub`] | `rmogstored scrub`: every file is read and judged |
+//! | [`upgrade`] | `rmogstored upgrade`: the steps of an upgrade, in order |
 //! | `table` | two looks at a node into a table |
 
+pub mod device;
 pub mod scrub;
 pub mod status;
 mod table;
 pub mod upgrade;
 
 use std::fs;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use rmogstored_master::report::request::{Answer, NAME, Request};
 use rmogstored_master::report::status::{Document, VERSION};
 
 /// Far more than a document has.
@@ -34,7 +37,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The document's text, as a node's status socket gives it. Errors say what is wrong with the
 /// socket, not its path.
 fn read_text(socket: &Path) -> io::Result<String> {
-    let mut stream = connect(socket).map_err(|e| explained(socket, e))?;
+    let stream = connect(socket, None).map_err(|e| explained(socket, e))?;
+    read_to_end(socket, stream)
+}
+
+/// Has the node do something, and hears what it says to that.
+fn ask(socket: &Path, request: &Request) -> io::Result<Answer> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let name = [NAME, format!("{}-{now}", std::process::id()).as_bytes()].concat();
+    let own = UnixAddr::new_abstract(&name)?;
+    let mut stream = connect(socket, Some(own)).map_err(|e| explained(socket, e))?;
+    let line = serde_json::to_string(request)? + "\n";
+    stream.write_all(line.as_bytes()).map_err(|e| explained(socket, e))?;
+    let text = read_to_end(socket, stream)?;
+    let other = |_| io::Error::other("the node that runs there knows no such request");
+    serde_json::from_str(&text).map_err(other)
+}
+
+fn read_to_end(socket: &Path, mut stream: UnixStream) -> io::Result<String> {
     let until = Instant::now() + PATIENCE;
     let (mut bytes, mut piece) = (Vec::new(), [0; 16 << 10]);
     loop {
@@ -53,11 +73,14 @@ fn read_text(socket: &Path) -> io::Result<String> {
 
 /// A node that stands still may have a full backlog: connecting has its time too, which the
 /// standard library's does not.
-fn connect(path: &Path) -> io::Result<UnixStream> {
+fn connect(path: &Path, own: Option<UnixAddr>) -> io::Result<UnixStream> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
     setsockopt(&fd, sockopt::SendTimeout, &patience)?;
+    if let Some(own) = own {
+        socket::bind(fd.as_raw_fd(), &own)?;
+    }
     socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(fd.into())
 }

@@ -27,8 +27,9 @@ const BECOME_NODE: &str = "exec \"$0\" \"$@\" 9>&1 1>&2 3<&0 </dev/null";
 /// As above, with the standard output left to the command.
 const BECOME_COMMAND: &str = "exec \"$0\" \"$@\" 9>&1 3<&0 </dev/null";
 /// Variables of the surroundings that would change what the daemon does.
-const NOT_PASSED_ON: [&str; 6] = [
+const NOT_PASSED_ON: [&str; 7] = [
     "CMOGSTORED_FD",
+    "RMOGSTORED_LEGACY",
     "LISTEN_FDS",
     "LISTEN_PID",
     "NOTIFY_SOCKET",

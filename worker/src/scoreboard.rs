@@ -4,16 +4,20 @@
 
 use std::io;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
+
+use serde::{Deserialize, Serialize};
 
 use crate::disk::path::DevPath;
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::shm;
 
 mod changes;
+mod mount;
 
 use changes::Changes;
 pub use changes::{Change, Mark};
+pub use mount::Mount;
 
 /// Worker slots: several generations live beside each other during a reload.
 pub const MAX_WORKERS: usize = 512;
@@ -120,8 +124,8 @@ pub struct DeviceSlot {
     pub oldest_began: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
-    /// It was a mount and is a bare folder now; the owner writes it.
-    pub unmounted: AtomicBool,
+    /// Whether it was a mount: never reset while its folder is there.
+    pub mount: Mount,
     changes: Changes,
     /// Odd while the owner writes the numbers below.
     usage_version: AtomicU64,
@@ -138,7 +142,7 @@ pub struct DeviceSlot {
 }
 
 /// One look at how full a device is. KiB where not said otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Free for users.
     pub available: u64,
@@ -221,16 +225,19 @@ impl Scoreboard {
         if slot.state() == DeviceState::Absent {
             slot.set_busy(None);
             slot.forget_usage();
-            slot.unmounted.store(false, Relaxed);
             slot.set_state(DeviceState::Ok);
         }
         slot.key.store(wanted, Release);
         Some(slot)
     }
 
-    /// Forgets a device whose folder is gone; its slot waits for its return. Master only.
-    pub fn forget_device(&self, key: DeviceKey) {
+    /// Forgets a device that is not served any more; its slot waits for its return. `removed`: its
+    /// folder is gone, so that the next one of that name was never a mount. Master only.
+    pub fn forget_device(&self, key: DeviceKey, removed: bool) {
         if let Some(slot) = self.device(key) {
+            if removed {
+                slot.mount.forget();
+            }
             slot.set_state(DeviceState::Absent);
             // Else those who ask for its usage would think that it lives.
             slot.forget_usage();

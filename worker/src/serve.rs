@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::{Device, DeviceDir};
+use crate::disk::mounted::Guard;
 use crate::disk::on_disk::DiskFd;
 use crate::disk::path::DevPath;
 use crate::disk::{errands, harmless};
@@ -236,7 +237,8 @@ impl Worker {
             return Arc::clone(device);
         }
         let site = &self.sites[usize::from(key.site.0)];
-        let device = Arc::new(Device::new(key, &site.docroot, site.usage));
+        let guard = Guard::new(self.board.device(key), site.require_mount);
+        let device = Arc::new(Device::new(key, &site.docroot, site.usage).guarded(guard));
         if self.is_listed(key) {
             self.devices.insert(key, Arc::clone(&device));
         }

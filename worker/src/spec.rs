@@ -48,6 +48,8 @@ pub struct Site {
     pub docroot: PathBuf,
     /// True where a mgmtlisten serves this docroot: usage files are then written.
     pub usage: bool,
+    /// Its devices must be mounts, from the start.
+    pub require_mount: bool,
 }
 
 /// What is spoken on a listener.

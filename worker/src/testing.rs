@@ -25,7 +25,7 @@ pub(crate) fn spec(docroot: &Path, usage: bool) -> (WorkerSpec, Channel) {
     };
     let spec = WorkerSpec {
         id: WorkerId(0),
-        sites: vec![Site { docroot: docroot.to_owned(), usage }],
+        sites: vec![Site { docroot: docroot.to_owned(), usage, require_mount: false }],
         listeners: Vec::new(),
         settings,
         control,

@@ -165,11 +165,7 @@ impl Check<'_> {
     }
 
     fn daemonize(&mut self) -> bool {
-        self.single(Key::Daemonize, |text| match text {
-            "" => Ok(true),
-            text => values::switch(text),
-        })
-        .unwrap_or(false)
+        self.single(Key::Daemonize, values::lone_switch).unwrap_or(false)
     }
 
     fn pidfile(&mut self) -> Option<PathBuf> {

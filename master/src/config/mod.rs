@@ -59,6 +59,8 @@ pub struct Config {
 pub struct SiteConfig {
     /// The folder that holds `dev1/`, `dev2/` ...
     pub docroot: PathBuf,
+    /// Its devices must be mounts, from the start.
+    pub require_mount: bool,
     /// Its listeners, in the order in which they were written.
     pub listeners: Vec<ListenerConfig>,
 }

@@ -24,6 +24,7 @@ pub enum Key {
     Maxconns,
     Mgmtlisten,
     Pidfile,
+    RequireMount,
     Server,
     Serverbin,
     StallTimeout,
@@ -35,7 +36,7 @@ pub enum Key {
     Workers,
 }
 
-const NAMES: [(Key, &str); 25] = [
+const NAMES: [(Key, &str); 26] = [
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
@@ -52,6 +53,7 @@ const NAMES: [(Key, &str); 25] = [
     (Key::Maxconns, "maxconns"),
     (Key::Mgmtlisten, "mgmtlisten"),
     (Key::Pidfile, "pidfile"),
+    (Key::RequireMount, "require_mount"),
     (Key::Server, "server"),
     (Key::Serverbin, "serverbin"),
     (Key::StallTimeout, "stall_timeout"),
@@ -89,7 +91,7 @@ impl Key {
     }
 
     fn may_stand_alone(self) -> bool {
-        matches!(self, Self::Daemonize | Self::Iostat)
+        matches!(self, Self::Daemonize | Self::Iostat | Self::RequireMount)
     }
 }
 

@@ -28,6 +28,9 @@ impl Display for Config {
 
 fn write_site(text: &mut String, site: &SiteConfig) -> fmt::Result {
     line(text, Key::Docroot, site.docroot.display())?;
+    if site.require_mount {
+        line(text, Key::RequireMount, "yes")?;
+    }
     for listener in &site.listeners {
         let key = match listener.service {
             Service::Http => Key::Httplisten,

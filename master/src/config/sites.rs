@@ -28,6 +28,7 @@ impl Check<'_> {
         }
         let docroot = self.same_path(Key::Docroot);
         let server = self.single(Key::Server, values::server).unwrap_or(Server::Http);
+        let require_mount = self.single(Key::RequireMount, values::lone_switch).unwrap_or(false);
         self.note_internal_http();
         let mut listeners = Vec::new();
         for key in [Key::Httplisten, Key::Httpgetlisten, Key::Mgmtlisten] {
@@ -43,7 +44,7 @@ impl Check<'_> {
         };
         let place = self.files.first().map(|(path, _)| path.clone());
         let site = self.site(docroot, listeners, server, place);
-        site.into_iter().collect()
+        site.into_iter().map(|site| SiteConfig { require_mount, ..site }).collect()
     }
 
     pub(super) fn several_sites(&mut self) -> Vec<SiteConfig> {
@@ -53,10 +54,12 @@ impl Check<'_> {
         }
         self.note_internal_http();
         let forced = self.option(Key::Server, values::server);
+        let all_required = self.option(Key::RequireMount, values::lone_switch);
         let mut sites = Vec::new();
         let mut seen: HashMap<PathBuf, Origin> = HashMap::new();
         for (path, entries) in self.files.clone() {
             let server = self.in_file(&entries, Key::Server, values::server).map(|f| f.value);
+            let required = self.in_file(&entries, Key::RequireMount, values::lone_switch);
             let mut listeners = Vec::new();
             for key in [Key::Httplisten, Key::Httpgetlisten, Key::Mgmtlisten] {
                 listeners.extend(self.addresses(of_key(&entries, key)));
@@ -80,7 +83,9 @@ impl Check<'_> {
             }
             seen.insert(real, origin);
             let server = forced.or(server).unwrap_or(Server::Http);
-            sites.extend(self.site(docroot, listeners, server, Some(path)));
+            let site = self.site(docroot, listeners, server, Some(path));
+            let require_mount = all_required.or(required.map(|f| f.value)).unwrap_or(false);
+            sites.extend(site.map(|site| SiteConfig { require_mount, ..site }));
         }
         sites
     }
@@ -108,7 +113,7 @@ impl Check<'_> {
                 self.error(format!("{place}no listener: 'server = none' needs mgmtlisten"), None);
             }
         }
-        Some(SiteConfig { docroot: docroot?, listeners })
+        Some(SiteConfig { docroot: docroot?, require_mount: false, listeners })
     }
 
     fn docroot(&mut self, path: &Path, origin: Option<Origin>) -> Option<PathBuf> {

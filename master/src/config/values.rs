@@ -99,6 +99,11 @@ pub fn fsync(text: &str) -> Result<Fsync, String> {
     }
 }
 
+/// A [`switch`] that stands alone when it is on.
+pub fn lone_switch(text: &str) -> Result<bool, String> {
+    if text.is_empty() { Ok(true) } else { switch(text) }
+}
+
 /// `perlbal` or `none`.
 pub fn server(text: &str) -> Result<Server, String> {
     match text {

@@ -1,7 +1,8 @@
 //! What the node tells about itself to programs: the lines of the status pipe and the document
-//! of the status socket.
+//! of the status socket, and what is asked for there.
 
 pub mod events;
+pub mod request;
 pub mod status;
 
 use rmogstored_worker::spec::Service;

@@ -1,8 +1,9 @@
-//! The status socket: whoever connects gets the node's status as one JSON document, then EOF.
+//! The status socket: whoever connects gets the node's status as one JSON document, then EOF; who
+//! says so first is listened to instead: [`super::request`].
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::{Deserialize, Serialize};
+
+use super::request::{self, Answer};
 
 /// Version of the document; a field that goes or changes its meaning raises it.
 pub const VERSION: u32 = 1;
@@ -143,6 +146,8 @@ pub struct StatusSocket {
 struct Reader {
     stream: UnixStream,
     rest: Vec<u8>,
+    /// What it has asked so far, if it asks.
+    request: Option<Vec<u8>>,
     until: Instant,
 }
 
@@ -197,13 +202,19 @@ impl StatusSocket {
     }
 
     /// Answers all who have connected. Those that cannot take it at once are returned, with
-    /// their sockets to be watched: [`StatusSocket::resume`] them when they are writable.
+    /// their sockets to be watched: [`StatusSocket::resume`] them when they are writable, or hear
+    /// those that ask when they are readable.
     pub fn answer(&mut self, now: Instant, document: impl Fn() -> Vec<u8>) -> Vec<u64> {
         let mut slow = Vec::new();
         // Any error but "nobody there" passes or repeats; both can wait for the next event.
         while let Ok((stream, _)) = self.listener.accept() {
-            let mut reader = Reader { stream, rest: document(), until: now + PATIENCE };
-            if reader.stream.set_nonblocking(true).is_ok() && !reader.write_on() {
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let request = request::is_asking(&stream).then(Vec::new);
+            let rest = if request.is_some() { Vec::new() } else { document() };
+            let mut reader = Reader { stream, rest, request, until: now + PATIENCE };
+            if reader.request.is_some() || !reader.write_on() {
                 slow.push(self.keep(reader));
             }
         }
@@ -215,6 +226,34 @@ impl StatusSocket {
         if self.readers.get_mut(&id).is_some_and(Reader::write_on) {
             self.readers.remove(&id);
         }
+    }
+
+    /// True for one that has a request.
+    pub fn is_asking(&self, id: u64) -> bool {
+        self.readers.get(&id).is_some_and(|reader| reader.request.is_some())
+    }
+
+    /// The request, once it is whole: [`StatusSocket::reply`] then.
+    pub fn heard(&mut self, id: u64) -> Option<String> {
+        let reader = self.readers.get_mut(&id)?;
+        if !reader.listen() {
+            self.readers.remove(&id);
+            return None;
+        }
+        let line = reader.line()?;
+        if request::may_ask(&reader.stream) {
+            return Some(line);
+        }
+        self.reply(id, &Err("only root and the node's own user may ask for this".to_owned()));
+        None
+    }
+
+    /// The answer is so short that there is room for it.
+    pub fn reply(&mut self, id: u64, answer: &Answer) {
+        let Some(mut reader) = self.readers.remove(&id) else { return };
+        reader.rest = serde_json::to_vec(answer).unwrap_or_default();
+        reader.rest.push(b'\n');
+        reader.write_on();
     }
 
     /// Drops the readers whose time is up.
@@ -260,6 +299,29 @@ impl StatusSocket {
 }
 
 impl Reader {
+    /// False when nothing more is to be expected.
+    fn listen(&mut self) -> bool {
+        let Some(request) = &mut self.request else { return false };
+        let mut piece = [0; 4096];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return request.contains(&b'\n'),
+                Ok(length) => request.extend(&piece[..length]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return e.kind() == io::ErrorKind::WouldBlock,
+            }
+            if request.len() > request::LONGEST {
+                return false;
+            }
+        }
+    }
+
+    fn line(&self) -> Option<String> {
+        let request = self.request.as_ref()?;
+        let end = request.iter().position(|byte| *byte == b'\n')?;
+        Some(String::from_utf8_lossy(&request[..end]).into_owned())
+    }
+
     /// True when it is done with, well or not.
     fn write_on(&mut self) -> bool {
         while !self.rest.is_empty() {
@@ -313,131 +375,4 @@ fn answers(path: &Path) -> io::Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Read;
-
-    fn socket_in(folder: &tempfile::TempDir) -> (PathBuf, StatusSocket) {
-        let path = folder.path().join("status");
-        let socket = StatusSocket::bind(&path).unwrap();
-        (path, socket)
-    }
-
-    #[test]
-    fn reader_gets_the_document_and_then_eof() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, mut socket) = socket_in(&folder);
-        let mut reader = UnixStream::connect(path).unwrap();
-        assert!(socket.answer(Instant::now(), || b"{}".to_vec()).is_empty());
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "{}");
-    }
-
-    #[test]
-    fn document_larger_than_the_socket_s_room_arrives_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, mut socket) = socket_in(&folder);
-        let mut reader = UnixStream::connect(path).unwrap();
-        let slow = socket.answer(Instant::now(), || vec![b'x'; 4 << 20]);
-        let [id] = slow[..] else { panic!("it fitted: nothing was tested") };
-        let mut total = 0;
-        let mut buffer = vec![0; 1 << 16];
-        while let len @ 1.. = reader.read(&mut buffer).unwrap() {
-            total += len;
-            socket.resume(id);
-        }
-        assert_eq!(total, 4 << 20);
-        assert!(socket.reader(id).is_none());
-    }
-
-    #[test]
-    fn readers_that_never_read_are_bounded_in_number_and_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, mut socket) = socket_in(&folder);
-        let now = Instant::now();
-        let mut clients = Vec::new();
-        for _ in 0..3 * MOST_READERS {
-            clients.push(UnixStream::connect(&path).unwrap());
-            socket.answer(now, || vec![b'x'; 4 << 20]);
-        }
-        assert_eq!(socket.readers.len(), MOST_READERS);
-        assert_eq!(socket.deadline(), Some(now + PATIENCE));
-        socket.expire(now + PATIENCE);
-        assert!(socket.readers.is_empty());
-    }
-
-    fn answer_of(path: &Path, sockets: &mut [(&mut StatusSocket, &str)]) -> String {
-        let mut reader = UnixStream::connect(path).unwrap();
-        reader.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        for (socket, name) in sockets {
-            socket.answer(Instant::now(), || name.as_bytes().to_vec());
-        }
-        let mut text = String::new();
-        reader.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    #[test]
-    fn successor_takes_the_path_over_and_the_predecessor_takes_it_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, mut old) = socket_in(&folder);
-        let mut new = StatusSocket::take_over(&path).unwrap();
-        let aside = beside(&path, "old");
-        let mut both = [(&mut old, "old"), (&mut new, "new")];
-        assert_eq!(answer_of(&path, &mut both), "new");
-        assert_eq!(answer_of(&aside, &mut both), "old");
-        old.take_back();
-        assert_eq!(answer_of(&path, &mut [(&mut old, "old")]), "old");
-        new.remove();
-        assert!(path.exists(), "it is not the successor's any more");
-        old.remove();
-        assert!(!path.exists() && !aside.exists());
-    }
-
-    #[test]
-    fn what_a_dead_predecessor_left_is_tidied() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, old) = socket_in(&folder);
-        let new = StatusSocket::take_over(&path).unwrap();
-        drop(old);
-        new.tidy();
-        assert!(!beside(&path, "old").exists());
-        new.remove();
-        let fresh = StatusSocket::take_over(&path).unwrap();
-        assert!(path.exists(), "without a predecessor's socket it is just bound");
-        fresh.remove();
-    }
-
-    #[test]
-    fn stale_socket_is_replaced_and_a_live_one_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, live) = socket_in(&folder);
-        let refused = StatusSocket::bind(&path).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
-        drop(live);
-        assert!(path.exists());
-        StatusSocket::bind(&path).unwrap();
-    }
-
-    #[test]
-    fn file_in_the_way_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("status");
-        fs::write(&path, "precious").unwrap();
-        StatusSocket::bind(&path).unwrap_err();
-        assert_eq!(fs::read(&path).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn path_is_removed_only_while_it_is_this_socket_s() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, old) = socket_in(&folder);
-        fs::rename(&path, path.with_extension("kept")).unwrap();
-        let new = StatusSocket::bind(&path).unwrap();
-        old.remove();
-        assert!(path.exists());
-        new.remove();
-        assert!(!path.exists());
-    }
-}
+mod tests;

@@ -240,18 +240,33 @@ impl Supervisor {
             .map(|(id, child)| (id, child.duty))
             .collect();
         let owners = self.plan.devices.owners(&workers);
+        if owners.is_empty() {
+            return; // nobody is there to own them
+        }
         let there: BTreeSet<DeviceKey> = owners.iter().map(|(key, _)| *key).collect();
         for (key, _) in self.board.devices() {
             if !there.contains(&key) {
                 log::info!("{key} is gone");
-                self.board.forget_device(key);
+                self.board.forget_device(key, !self.plan.devices.is_retired(key.site));
                 self.stalled.remove(&key);
             }
         }
+        let mut found = BTreeSet::new();
         for (key, worker) in owners {
-            if self.board.list_device(key, worker).is_none() {
+            let Some(slot) = self.board.list_device(key, worker) else {
                 log::error!("{key}: too many devices, it is not served");
+                continue;
+            };
+            let docroot = self.plan.devices.docroot(key.site);
+            if let Some(legacy) = &self.kit.legacy
+                && key.devid != 0
+            {
+                legacy.pass_on(docroot, key.devid, slot);
+                found.insert(docroot);
             }
+        }
+        if let Some(legacy) = &mut self.kit.legacy {
+            found.into_iter().for_each(|docroot| legacy.settle(docroot));
         }
     }
 

@@ -101,6 +101,11 @@ impl Devices {
         docroots.chain(self.found.iter().copied()).map(|key| (key, owner(key, workers))).collect()
     }
 
+    /// True for a docroot that a reload took away.
+    pub fn is_retired(&self, site: SiteId) -> bool {
+        self.retired.contains(&site)
+    }
+
     /// The folder that a device is in.
     pub fn docroot(&self, site: SiteId) -> &Path {
         self.docroots.get(usize::from(site.0)).map_or(Path::new(""), PathBuf::as_path)

@@ -11,6 +11,7 @@
 //! | [`spawn`] | forking a worker |
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
+//! | `requests` | doing what was asked for over the status socket |
 //! | `upgrade` | a successor beside this process |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
@@ -23,6 +24,7 @@ pub mod links;
 pub mod plan;
 pub mod policy;
 mod reload;
+mod requests;
 pub mod spawn;
 mod status;
 mod upgrade;
@@ -45,6 +47,7 @@ use rmogstored_worker::sys::title;
 
 use crate::config::Config;
 use crate::invocation::Invocation;
+use crate::legacy::Legacy;
 use crate::notify::Watchdog;
 use crate::pidfile::Pidfile;
 use crate::privileges::Identity;
@@ -135,6 +138,8 @@ pub(crate) struct Kit {
     pub reopen_logs: fn(),
     pub invocation: Invocation,
     pub upgrade_timeout: Duration,
+    /// What the predecessor knew, until the devices are listed.
+    pub legacy: Option<Legacy>,
 }
 
 /// Files that a successor takes over once it is ready, and any other node makes at once.

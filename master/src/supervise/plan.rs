@@ -59,9 +59,10 @@ impl Plan {
     ) -> Plan {
         for (id, site) in sites {
             let (docroot, usage) = (site.docroot.clone(), has_sidechannel(site));
+            let site = Site { docroot, usage, require_mount: site.require_mount };
             match known.get_mut(usize::from(id.0)) {
-                Some(known) => known.usage = usage,
-                None => known.push(Site { docroot, usage }),
+                Some(known) => *known = site,
+                None => known.push(site),
             }
         }
         let served: BTreeSet<SiteId> = sites.iter().map(|(id, _)| *id).collect();
@@ -110,13 +111,20 @@ mod tests {
     use std::path::PathBuf;
 
     fn config(docroots: &[&str]) -> Vec<SiteConfig> {
-        let site = |docroot: &&str| SiteConfig { docroot: docroot.into(), listeners: Vec::new() };
+        let site = |docroot: &&str| SiteConfig {
+            docroot: docroot.into(),
+            require_mount: false,
+            listeners: Vec::new(),
+        };
         docroots.iter().map(site).collect()
     }
 
+    fn site(docroot: &str) -> Site {
+        Site { docroot: PathBuf::from(docroot), usage: false, require_mount: false }
+    }
+
     fn numbers(wanted: &[&str], known: &[&str]) -> Vec<u8> {
-        let site = |docroot: &&str| Site { docroot: PathBuf::from(docroot), usage: false };
-        let known: Vec<Site> = known.iter().map(site).collect();
+        let known: Vec<Site> = known.iter().map(|docroot| site(docroot)).collect();
         numbered(&config(wanted), &known).unwrap().iter().map(|(id, _)| id.0).collect()
     }
 
@@ -132,8 +140,7 @@ mod tests {
         let many: Vec<String> = (0..256).map(|n| format!("/{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(numbers(&many, &[]).len(), 256);
-        let known: Vec<Site> =
-            many.iter().map(|docroot| Site { docroot: docroot.into(), usage: false }).collect();
+        let known: Vec<Site> = many.iter().map(|docroot| site(docroot)).collect();
         assert!(numbered(&config(&["/new"]), &known).is_err());
     }
 }

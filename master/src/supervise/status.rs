@@ -20,7 +20,9 @@ impl Supervisor {
         for id in socket.answer(Instant::now(), || self.encoded_status()) {
             let Some(stream) = socket.reader(id) else { continue };
             let token = Token(FIRST_READER + id as usize);
-            if let Err(e) = self.register(stream, token, Interest::WRITABLE) {
+            let asks = socket.is_asking(id);
+            let interest = if asks { Interest::READABLE } else { Interest::WRITABLE };
+            if let Err(e) = self.register(stream, token, interest) {
                 log::warn!("status socket: {e}");
             }
         }
@@ -28,9 +30,14 @@ impl Supervisor {
     }
 
     pub(super) fn resume_reader(&mut self, token: usize) {
-        if let Some(socket) = &mut self.status {
-            socket.resume((token - FIRST_READER) as u64);
+        let Some(mut socket) = self.status.take() else { return };
+        let id = (token - FIRST_READER) as u64;
+        if !socket.is_asking(id) {
+            socket.resume(id);
+        } else if let Some(line) = socket.heard(id) {
+            socket.reply(id, &self.obey_request(&line));
         }
+        self.status = Some(socket);
     }
 
     fn encoded_status(&self) -> Vec<u8> {
@@ -84,7 +91,7 @@ impl Supervisor {
             owner: slot.owner().0,
             state: match slot.state() {
                 DeviceState::Stalled => "stalled",
-                _ if slot.unmounted.load(Relaxed) => "unmounted",
+                _ if slot.mount.refused() => "unmounted",
                 _ => "ok",
             }
             .to_owned(),

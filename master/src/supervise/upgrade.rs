@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use nix::unistd::{Pid, execve};
 use super::Supervisor;
 use super::policy::{Exit, Phase};
 use crate::invocation::c_path;
+use crate::legacy::{self, Legacy};
 use crate::listeners::Bound;
 use crate::notify::{self, WATCHDOG_PID};
 use crate::pidfile::{self, PidfileError};
@@ -137,23 +138,40 @@ impl Supervisor {
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
         self.board.set_accompanied(true);
         self.accompanied_until = now + FORGET_COMPANY;
+        let legacy = self.legacy();
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
-            self.become_successor(&executable, &words, writer)
+            self.become_successor(&executable, &words, writer, legacy)
         };
         let (stage, said) = (Stage::Starting, Said::default());
         self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });
         Ok(pid)
     }
 
+    /// What the successor is told of the devices, if it can be.
+    fn legacy(&self) -> Option<OwnedFd> {
+        let legacy = Legacy::of(&self.board, |site| self.plan.devices.docroot(site));
+        let left = legacy.left().inspect_err(|e| {
+            log::warn!("upgrade: cannot leave what is known of the devices: {e}");
+        });
+        left.ok()
+    }
+
     /// In the forked child. Nothing here may be dropped that removes something of the master's.
-    fn become_successor(&self, path: &CStr, words: &[CString], mut pipe: PipeWriter) -> ! {
+    fn become_successor(
+        &self,
+        path: &CStr,
+        words: &[CString],
+        mut pipe: PipeWriter,
+        legacy: Option<OwnedFd>,
+    ) -> ! {
+        let legacy = legacy.as_ref().map(AsFd::as_fd);
         sys::close_all_on_exec();
         let listeners = self.plan.listeners.iter().map(|bound| bound.listener.fd.as_fd());
-        let others = [Some(pipe.as_fd()), self.events.to_inherit()];
+        let others = [Some(pipe.as_fd()), self.events.to_inherit(), legacy];
         let kept = listeners.chain(others.into_iter().flatten());
         let result =
             kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
-        let environment = self.environment(pipe.as_fd());
+        let environment = self.environment(pipe.as_fd(), legacy);
         sys::restore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
         let errno = match (result, SigSet::empty().thread_set_mask()) {
             (Some(Err(errno)), _) | (_, Err(errno)) => errno,
@@ -166,7 +184,7 @@ impl Supervisor {
         sys::leave_at_once(CANNOT_EXECUTE)
     }
 
-    fn environment(&self, pipe: BorrowedFd<'_>) -> Vec<CString> {
+    fn environment(&self, pipe: BorrowedFd<'_>, legacy: Option<BorrowedFd<'_>>) -> Vec<CString> {
         let number = |bound: &Bound| bound.listener.fd.as_raw_fd();
         let listeners = &self.plan.listeners;
         let numbers: Vec<String> = listeners.iter().map(|b| number(b).to_string()).collect();
@@ -183,6 +201,9 @@ impl Supervisor {
         };
         set(inherit::VARIABLE, numbers.join(","));
         set(successor::VARIABLE, told);
+        if let Some(legacy) = legacy {
+            set(legacy::VARIABLE, legacy.as_raw_fd().to_string());
+        }
         if std::env::var_os(WATCHDOG_PID).is_some() {
             set(WATCHDOG_PID, std::process::id().to_string());
         }

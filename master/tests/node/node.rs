@@ -58,6 +58,7 @@ fn config() -> Config {
     let address = variable("NODE_LISTEN").parse().unwrap();
     Config {
         sites: vec![SiteConfig {
+            require_mount: false,
             docroot: variable("NODE_DOCROOT").into(),
             listeners: vec![ListenerConfig { service: Service::Http, address }],
         }],

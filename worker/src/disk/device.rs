@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, stat};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::FsFlags;
 
 use crate::disk::busy::{self, Disk};
 use crate::disk::errands;
+use crate::disk::mounted::Guard;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::temporary;
 use crate::spec::DeviceKey;
@@ -42,6 +42,7 @@ pub struct Device {
     /// Something was stored or removed since the last look.
     pub changed: AtomicBool,
     looked: Mutex<Looked>,
+    guard: Guard,
 }
 
 #[derive(Debug, Default)]
@@ -50,10 +51,6 @@ struct Looked {
     written: Option<Instant>,
     disk: Option<(u64, Disk)>,
     trouble: Option<String>,
-    /// It was a mount once: [`Device::insist_on_mount`].
-    mounted: bool,
-    /// It is none now.
-    bare: bool,
 }
 
 /// The directories of a device that are open.
@@ -113,7 +110,14 @@ impl Device {
             looking: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             looked: Mutex::default(),
+            guard: Guard::default(),
         }
+    }
+
+    /// The same, with what tells whether it may be used.
+    pub fn guarded(mut self, guard: Guard) -> Device {
+        self.guard = guard;
+        self
     }
 
     /// True, and the clock starts anew, when the last look is at least `interval` ago.
@@ -222,25 +226,12 @@ impl Device {
         drop(unused); // The lock, which the loop takes, is free.
     }
 
-    /// Refuses the bare mount point of a disk that has been unmounted: what is stored there fills
-    /// the root disk, and cannot be found again once the disk is back. `ENOMEDIUM`, "No medium
-    /// found".
+    /// Refuses a folder that is not the disk's: [`Guard::admit`]. The docroot's own is what it is.
     pub fn insist_on_mount(&self, on: &OnDisk, dir: DeviceDir) -> io::Result<DeviceDir> {
-        let folder = self.path.parent().unwrap_or(&self.path);
-        let is_mount = stat(folder)?.st_dev != dir.fd.stat(on)?.st_dev;
-        let mut looked = self.looked();
-        looked.mounted |= is_mount;
-        let bare = looked.mounted && !is_mount && self.key.devid > 0;
-        if std::mem::replace(&mut looked.bare, bare) != bare {
-            let path = self.path.display();
-            match bare {
-                true => log::error!(
-                    "{path} was a mount and is a bare folder now: 503 until it is mounted again"
-                ),
-                false => log::info!("{path} is mounted again"),
-            }
+        if self.key.devid > 0 {
+            self.guard.admit(on, &self.path, dir.get(on))?;
         }
-        if bare { Err(Errno::ENOMEDIUM.into()) } else { Ok(dir) }
+        Ok(dir)
     }
 
     /// Removes what killed processes left, and what this one could not remove before the device

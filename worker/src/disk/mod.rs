@@ -5,6 +5,7 @@
 //! | [`path`] | paths that have been checked |
 //! | [`docroot`] | devices by name |
 //! | [`device`] | one device as this process sees it: its directory, what can be done there |
+//! | [`mounted`] | whether a device's folder is where its disk should be |
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`] | who may wait for a disk: a type |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
@@ -31,6 +32,7 @@ pub mod flush;
 pub mod folders;
 pub mod harmless;
 pub mod md5;
+pub mod mounted;
 pub mod mounts;
 pub mod on_disk;
 pub mod open;

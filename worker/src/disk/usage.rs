@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -42,14 +41,12 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
             if unmounted || status_of(&e) != Status::ServiceUnavailable503 {
                 slot.forget_usage();
             }
-            slot.unmounted.store(unmounted, Relaxed);
             if unmounted {
                 return; // Logged already.
             }
             return device.note_trouble(Some(&format!("cannot be looked at: {e}")));
         }
     };
-    slot.unmounted.store(false, Relaxed);
     let disk = device.disk(on, &dir, write);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);

@@ -15,7 +15,7 @@ fn devices_are_found_in_spite_of_collisions() {
         assert_eq!(board.device(*k).unwrap().owner(), WorkerId(n as u16));
     }
     assert!(board.device(key(0, 6)).is_none());
-    board.forget_device(twins[1]);
+    board.forget_device(twins[1], true);
     let left: Vec<_> = board.devices().into_iter().map(|(k, _)| k).collect();
     assert_eq!(left, [twins[0], twins[2]]);
 }
@@ -40,7 +40,7 @@ fn usage_is_read_as_it_was_published() {
     slot.publish(&usage, Some((259, 7)));
     assert_eq!(slot.usage(), Some(usage.clone()));
     assert_eq!(slot.disk(), Some((259, 7)));
-    board.forget_device(key(0, 1));
+    board.forget_device(key(0, 1), true);
     board.list_device(key(0, 1), WorkerId(0)).unwrap();
     assert_eq!(slot.usage(), None);
 }

@@ -426,11 +426,12 @@ proptest! {
             Just(Workers::Device), Just(Workers::Cpu), (1..=512usize).prop_map(Workers::Count)
         ],
         (pidfile, status_socket, status_fd, daemonize) in any::<(bool, bool, bool, bool)>(),
+        require_mount in any::<bool>(),
     ) {
         let mut case = case();
         let dir = case.dir.path().to_owned();
-        let mut sites = vec![SiteConfig { docroot: dir.join("root"), listeners: first }];
-        sites.extend(second.map(|listeners| SiteConfig { docroot: dir.clone(), listeners }));
+        let mut sites = vec![SiteConfig { docroot: dir.join("root"), require_mount, listeners: first }];
+        sites.extend(second.map(|listeners| SiteConfig { docroot: dir.clone(), require_mount: !require_mount, listeners }));
         let config = Config {
             sites,
             workers,

@@ -1,0 +1,26 @@
+//! `rmogstored device`: what the operator knows better about a device.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rmogstored_master::report::request::Request;
+
+use super::ask;
+
+/// Has the node forget that a device was a mount.
+pub fn forget(device: String, socket: &Path) -> ExitCode {
+    let told = match ask(socket, &Request::ForgetMount(device)) {
+        Ok(Ok(done)) => writeln!(io::stdout(), "{done}"),
+        Ok(Err(refused)) => {
+            let _ = writeln!(io::stderr(), "E: {refused}");
+            return ExitCode::FAILURE;
+        }
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "E: {}: {e}", socket.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    // It is done, whether or not anybody reads so.
+    told.map_or(ExitCode::SUCCESS, |()| ExitCode::SUCCESS)
+}

@@ -103,8 +103,10 @@ fn put_that_the_disk_did_not_take_is_refused_and_the_old_file_stays() {
         sick.node.client().put(FILE, "old").expect(201);
         sick.disk.fail(Op::Write, Which::All, Errno::EIO);
         let mut client = sick.node.client();
-        let status = client.put(FILE, pattern(64 << 20)).status;
-        assert_eq!(status, 500, "{args:?}");
+        // The answer comes before the end of the body, which is not read to its end.
+        client.send(format!("PUT {FILE} HTTP/1.1\r\nContent-Length: {}\r\n\r\n", 64 << 20));
+        client.try_send(pattern(64 << 20));
+        assert_eq!(client.answer().status, 500, "{args:?}");
         let line = sick.node.logs(&format!("PUT {FILE}: "));
         assert!(line.contains("sync_file_range") || line.contains("fdatasync"), "{line}");
         assert_eq!(sick.node.client().get(FILE).expect(200).body, b"old");

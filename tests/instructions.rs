@@ -117,7 +117,7 @@ impl Talk {
     /// Stores what is to be read, and insists that it is read on the way that needs no thread.
     fn begin(node: &Node) -> Talk {
         for (fid, length) in [(SMALL, 100), (PAGE, 4096), (PAGES, 20_000), (LARGE, 1 << 20)] {
-            node.store(&fid_path(1, fid), pattern(length));
+            node.client().put(&fid_path(1, fid), pattern(length)).expect(201);
         }
         let mut talk = Talk { http: node.client(), sidechannel: node.sidechannel() };
         talk.get(PAGE, "", 200);

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Node, Setup};
+use crate::harness::{Node, Setup, can_mount};
 
 /// A filesystem that is the same on every machine: which way a request takes depends on it.
-const MEMORY: &str = "/dev/shm";
+const FILESYSTEM: &str = "truncate -s 64M {dir}/image; mkfs.ext4 -q {dir}/image; \
+                          mount -o loop {dir}/image {dir}/dev1";
 const SHIM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/instructions/openat2.c");
 
 /// Of the standard library's mutex: how long it spins depends on the scheduler alone.
@@ -31,7 +31,10 @@ impl Callgrind {
         for tool in ["valgrind", "cc", "taskset"] {
             first_line(tool, &["--version"]).ok_or(format!("{tool} is not installed"))?;
         }
-        let folder = scratch().map_err(|error| format!("{MEMORY}: {error}"))?;
+        if !can_mount() {
+            return Err("cannot mount".to_owned());
+        }
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let shim = folder.path().join("openat2.so");
         let flags = ["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-ldl"];
         let built =
@@ -42,8 +45,7 @@ impl Callgrind {
 
     /// The instructions that the only worker of a node executes from its start to its end.
     pub fn count(&self, talk: impl FnOnce(&Node)) -> u64 {
-        let device = scratch().unwrap();
-        let mut node = self.start(device.path());
+        let mut node = self.start();
         let worker = node.workers()[0];
         talk(&node);
         node.signal(Signal::SIGTERM);
@@ -53,12 +55,11 @@ impl Callgrind {
         total(&profile) - spent_in(&profile, SPIN)
     }
 
-    /// With `device` as dev1, and nothing that is done by the clock except the loop's ticks. On
-    /// one processor a thread that is woken runs when the one that woke it sleeps, nearly always.
-    fn start(&self, device: &Path) -> Node {
-        let setup = Setup::new().workers("1").env("MOG_DISK_USAGE_INTERVAL", "3600");
-        let name = setup.folder().join("dev1");
-        fs::remove_dir(&name).and_then(|()| symlink(device, &name)).unwrap();
+    /// With nothing that is done by the clock except the loop's ticks. On one processor a thread
+    /// that is woken runs when the one that woke it sleeps, nearly always.
+    fn start(&self) -> Node {
+        let setup = Setup::new().workers("1").devices(1).env("MOG_DISK_USAGE_INTERVAL", "3600");
+        let setup = setup.mount(FILESYSTEM);
         let folder = self.folder.path().display();
         let (binary, cpu) = (self.binary.display(), first_cpu());
         // Few as arguments: the worker's title is written over those.
@@ -121,10 +122,6 @@ fn function(line: &str) -> Option<(&str, Option<&str>)> {
     let text = line.strip_prefix('c').unwrap_or(line).strip_prefix("fn=")?;
     let (number, name) = text.split_once(' ').map_or((text, None), |(n, name)| (n, Some(name)));
     Some((number, name))
-}
-
-fn scratch() -> std::io::Result<TempDir> {
-    tempfile::Builder::new().prefix("rmogstored-").tempdir_in(MEMORY)
 }
 
 #[test]

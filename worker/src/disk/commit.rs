@@ -34,8 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::fcntl::{AtFlags, RenameFlags};
+use nix::unistd::UnlinkatFlags;
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::failed::{Failed, InCall};
@@ -45,6 +45,7 @@ use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::disk::temporary::Temporary;
+use crate::sys::disk::{linkat, renameat, renameat2, unlinkat};
 use crate::sys::file::{BENEATH, link_file, open_below};
 
 /// A file being received.

@@ -13,6 +13,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 
 use super::check;
+use super::disk::may_begin;
 
 /// Symbolic links may not leave the starting directory: openat2(2).
 pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
@@ -31,6 +32,7 @@ pub fn open_below(
     mode: u32,
     resolve: u64,
 ) -> io::Result<OwnedFd> {
+    may_begin("openat2")?;
     // SAFETY: `open_how` is plain integers, for which zero is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
@@ -247,6 +249,7 @@ impl Drop for View {
 /// Gives an anonymous file (O_TMPFILE) a name: linkat(2). `EEXIST`: the name is taken.
 #[expect(unsafe_code, reason = "linkat with AT_EMPTY_PATH")]
 pub fn link_file(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    may_begin("linkat")?;
     // SAFETY: both strings are NUL-terminated and outlive the call.
     let direct = unsafe {
         libc::linkat(
@@ -286,6 +289,7 @@ fn link_through_proc(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> 
 /// length full of zeros. `EOPNOTSUPP`: the filesystem cannot. `ENOSPC`: there is not so much.
 #[expect(unsafe_code, reason = "fallocate")]
 pub fn reserve(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    may_begin("fallocate")?;
     let (file, mode) = (file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE);
     // SAFETY: takes integers only.
     let result = unsafe { libc::fallocate(file, mode, offset as i64, len as i64) };
@@ -311,6 +315,7 @@ pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
 /// An error that it returns is told to nobody else: the call takes it off the file.
 #[expect(unsafe_code, reason = "sync_file_range")]
 fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Result<()> {
+    may_begin("sync_file_range")?;
     // SAFETY: takes integers only.
     let result =
         unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };

@@ -1,5 +1,7 @@
-//! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind.
+//! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind; and
+//! those on disks that it does, in [`disk`].
 
+pub mod disk;
 pub mod file;
 pub mod memory;
 pub mod mount;

@@ -79,10 +79,15 @@ impl DevPath {
     pub fn parse(raw: &[u8]) -> Result<Self, PathError> {
         let extra = raw.iter().take_while(|byte| **byte == b'/').count();
         let path = &raw[extra.checked_sub(1).ok_or(PathError::NotAbsolute)?..];
-        if !path.iter().all(|byte| PATH_BYTE[usize::from(*byte)]) {
-            return Err(PathError::BadByte);
+        let (mut dots, mut before) = (false, 0);
+        for byte in path {
+            if !PATH_BYTE[usize::from(*byte)] {
+                return Err(PathError::BadByte);
+            }
+            dots |= *byte == b'.' && before == b'.';
+            before = *byte;
         }
-        if path.windows(2).any(|pair| pair == b"..") {
+        if dots {
             return Err(PathError::Dots);
         }
         if path.len() > ROOM - 1 {

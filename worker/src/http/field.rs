@@ -49,19 +49,26 @@ pub fn is_text(byte: u8) -> bool {
 
 /// How many bytes there are in front of the first that no line may hold. Eight are looked at a time.
 pub fn text_len(bytes: &[u8]) -> usize {
-    let (words, _) = bytes.as_chunks::<8>();
-    let plain = 8 * words.iter().take_while(|word| is_plain(u64::from_ne_bytes(**word))).count();
-    let rest = bytes[plain..].iter().take_while(|byte| is_text(**byte)).count();
-    plain + rest
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        match first_control(u64::from_le_bytes(*word)) {
+            None => at += 8,
+            Some(control) if bytes[at + control] == b'\t' => at += control + 1,
+            Some(control) => return at + control,
+        }
+    }
+    at + bytes[at..].iter().take_while(|byte| is_text(**byte)).count()
 }
 
-/// None of eight bytes is a control character: Warren, Hacker's Delight, section 6-1.
-fn is_plain(word: u64) -> bool {
+/// Which of eight bytes is the first control character: Warren, Hacker's Delight, section 6-1. The
+/// bits above that byte's may be wrong.
+fn first_control(word: u64) -> Option<usize> {
     const EACH: u64 = u64::MAX / 255;
     let delete = word ^ (EACH * 0x7f);
     let below_blank = word.wrapping_sub(EACH * 0x20) & !word;
     let is_delete = delete.wrapping_sub(EACH) & !delete;
-    (below_blank | is_delete) & (EACH * 0x80) == 0
+    let found = (below_blank | is_delete) & (EACH * 0x80);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 /// Takes off the blanks (spaces and tabs) at both ends.

@@ -2,10 +2,10 @@
 //! that is nothing at all.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 
 use nix::NixPath;
-use nix::fcntl::{AtFlags, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
@@ -25,6 +25,12 @@ pub fn may_write(_: &'static str, len: usize) -> nix::Result<usize> {
 
 #[cfg(test)]
 pub use faults::{may_begin, may_write};
+
+/// openat(2).
+pub fn openat(dir: impl AsFd, path: &CStr, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+    may_begin("openat")?;
+    nix::fcntl::openat(dir, path, flags, mode)
+}
 
 /// renameat(2).
 pub fn renameat(from: impl AsFd, old: &CStr, to: impl AsFd, new: &CStr) -> nix::Result<()> {

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use super::check;
 use super::disk::may_begin;
@@ -165,6 +165,24 @@ struct CacheCounts {
     writeback: u64,
     evicted: u64,
     recently_evicted: u64,
+}
+
+/// fstat(2), without the C library's detour over newfstatat(2), which looks for a path first.
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+#[expect(unsafe_code, reason = "fstat")]
+pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
+    let mut stat = MaybeUninit::<FileStat>::uninit();
+    // SAFETY: the kernel's structure is the C library's here; it is filled when the call succeeds.
+    unsafe {
+        check(libc::syscall(libc::SYS_fstat, file.as_raw_fd(), stat.as_mut_ptr()))?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// fstat(2).
+#[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
+pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
+    Ok(nix::sys::stat::fstat(file)?)
 }
 
 /// The number of cachestat(2), Linux 6.5, which is the same on every architecture but alpha.

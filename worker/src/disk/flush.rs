@@ -62,7 +62,10 @@ impl<'a> Flush<'a> {
             Fsync::Off => Ok(()),
             Fsync::Batch if orders_names_behind_data(file)? => {
                 self.progress.touch();
-                file::write_out(file).in_call("sync_file_range")
+                let mut done = Ok(());
+                // The kernel writes, in its own order: the more wait, the more share a flush.
+                self.progress.stand_aside(&mut || done = file::write_out(file));
+                done.in_call("sync_file_range")
             }
             Fsync::File | Fsync::Batch => {
                 self.progress.touch();

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use fuser::Errno;
 
 use crate::harness::real_disk::{FsKind, Op, RealDisk, RealSick, Which};
-use crate::harness::{Node, Setup, can_mount, fid_path, names_in, pattern, skipped, until};
+use crate::harness::{
+    Node, Setup, can_mount, content_md5, fid_path, names_in, pattern, skipped, until,
+};
 
 const FILE: &str = "/dev1/0/000/000/0000000001.fid";
 
@@ -50,6 +52,46 @@ fn failed_range_to_a_new_path_leaves_nothing() {
     let range = "Content-Range: bytes 3-5/*\r\n";
     node.client().put_with("/dev1/new/file", range, "abc").expect(201);
     assert_eq!(node.content("/dev1/new/file"), b"\0\0\0abc");
+}
+
+/// A disk of which all is taken but a few KiB.
+#[test]
+fn what_does_not_fit_leaves_nothing_and_the_old_file_stays() {
+    if !can_mount() {
+        return skipped("cannot mount");
+    }
+    const OLD: [u8; 5000] = [b'o'; 5000];
+    for mode in ["off", "file", "batch"] {
+        let node = Setup::new()
+            .devices(1)
+            .arg(&format!("--fsync={mode}"))
+            .mount("mount -t tmpfs -o size=1m,nr_inodes=100 tmpfs {dir}/dev1")
+            .start();
+        let mut client = node.client();
+        client.put("/dev1/kept/old", OLD).expect(201);
+        client.put("/dev1/new/old", OLD).expect(201); // What a usage file takes is taken.
+        until("usage", || client.get("/dev1/usage").status == 200);
+        node.in_its_mounts("cat /dev/zero >{dir}/dev1/ballast || true").unwrap();
+        let names = || node.in_its_mounts("cd {dir}/dev1 && find . | sort").unwrap();
+        let before = names();
+        let range = "Content-Range: bytes 0-4999/*\r\n";
+        let md5 = format!("Content-MD5: {}\r\n", content_md5([b'n'; 5000]));
+        for headers in ["", range, &md5, &[range, &md5].concat()] {
+            for path in ["/dev1/a/b/new", "/dev1/kept/new"] {
+                node.client().put_with(path, headers, [b'n'; 5000]).expect(507);
+                node.client().get(path).expect(404);
+            }
+            if !headers.starts_with("Content-Range") {
+                node.client().put_with("/dev1/kept/old", headers, [b'n'; 5000]).expect(507);
+            }
+        }
+        let chunked = [&b"1388\r\n"[..], &[b'n'; 5000], b"\r\n0\r\n\r\n"].concat();
+        node.client().put_chunked("/dev1/kept/old", "", chunked).expect(507);
+        assert_eq!(node.client().get("/dev1/kept/old").expect(200).body, OLD);
+        assert_eq!(names(), before);
+        node.client().delete("/dev1/new/old").expect(204);
+        node.client().put_with("/dev1/a/b/new", range, [b'n'; 5000]).expect(201);
+    }
 }
 
 #[test]

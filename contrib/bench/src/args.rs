@@ -51,6 +51,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub baseline: Option<PathBuf>,
 
+    /// rmogstored's setting of this name, but for the --baseline's
+    #[arg(long, value_name = "MODE", value_parser = ["off", "file", "batch"])]
+    pub fsync: Option<String>,
+
     /// Where cmogstored is
     #[arg(long, value_name = "FILE", default_value = "cmogstored")]
     pub cmogstored: PathBuf,

@@ -138,6 +138,7 @@ impl Field {
 /// Whom there is to start: ours first.
 fn plans(args: &Args) -> Outcome<Vec<Plan>> {
     let mut plans = vec![own(OURS, &args.rmogstored)?];
+    plans[0].words.extend(args.fsync.iter().map(|mode| format!("--fsync={mode}")));
     if let Some(baseline) = &args.baseline {
         plans.push(own(BASELINE, baseline)?);
     }
@@ -161,7 +162,7 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
         match find(program) {
             Some(binary) => {
                 let version = version(&binary, option);
-                plans.push(Plan { name, kind, binary, version });
+                plans.push(Plan { name, kind, binary, version, words: Vec::new() });
             }
             None => eprintln!("absent: {name}"),
         }
@@ -174,14 +175,14 @@ pub fn own(name: &'static str, program: &Path) -> Outcome<Plan> {
     let binary =
         find(program).ok_or_else(|| Failure::new(format!("{} is not there", program.display())))?;
     let version = version(&binary, "-V");
-    Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version })
+    Ok(Plan { name, kind: ServerKind::Rmogstored, binary, version, words: Vec::new() })
 }
 
 /// nginx as it is installed.
 pub fn nginx() -> Option<Plan> {
     let binary = find(Path::new("nginx"))?;
     let version = version(&binary, "-v");
-    Some(Plan { name: NGINX, kind: ServerKind::Nginx, binary, version })
+    Some(Plan { name: NGINX, kind: ServerKind::Nginx, binary, version, words: Vec::new() })
 }
 
 /// As many descriptors as we may have; servers inherit it.

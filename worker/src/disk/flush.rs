@@ -8,7 +8,8 @@
 //! data is written out first and not flushed, on ext4 and XFS: when that has ended, the change that
 //! makes the file as long as it is has entered the journal, before the one that gives the name
 //! can, and both flush what was written before they are on the disk. Elsewhere fdatasync comes
-//! first too. Disk threads only.
+//! first too. Without a journal (ext2, ext4 made so) a power cut may cost a name whatever was flushed.
+//! Disk threads only.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -32,6 +32,8 @@ pub struct Plan {
     pub binary: PathBuf,
     /// What it says of itself.
     pub version: String,
+    /// More words of its command line; of daemons with ours.
+    pub words: Vec<String>,
 }
 
 /// How a server is configured.

@@ -53,7 +53,8 @@ fn command(plan: &Plan, settings: &Settings, http: SocketAddr, mgmt: SocketAddr)
         .arg(format!("--httplisten={http}"))
         .arg(format!("--mgmtlisten={mgmt}"))
         .arg(format!("--maxconns={}", settings.connections))
-        .arg(format!("--worker-processes={}", settings.workers));
+        .arg(format!("--worker-processes={}", settings.workers))
+        .args(&plan.words);
     command
 }
 

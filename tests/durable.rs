@@ -61,12 +61,10 @@ fn what_does_not_fit_leaves_nothing_and_the_old_file_stays() {
         return skipped("cannot mount");
     }
     const OLD: [u8; 5000] = [b'o'; 5000];
-    for mode in ["off", "file", "batch"] {
-        let node = Setup::new()
-            .devices(1)
-            .arg(&format!("--fsync={mode}"))
-            .mount("mount -t tmpfs -o size=1m,nr_inodes=100 tmpfs {dir}/dev1")
-            .start();
+    for args in [None, Some("--fsync=file"), Some("--fsync=batch")] {
+        let mount = "mount -t tmpfs -o size=1m,nr_inodes=100 tmpfs {dir}/dev1";
+        let setup = Setup::new().devices(1).mount(mount);
+        let node = args.into_iter().fold(setup, Setup::arg).start();
         let mut client = node.client();
         client.put("/dev1/kept/old", OLD).expect(201);
         client.put("/dev1/new/old", OLD).expect(201); // What a usage file takes is taken.

@@ -2,7 +2,7 @@
 //! and remove files; then the disk is put together as cuts at many places would have left it, it is
 //! mounted, and what is there is compared with what the node had acknowledged until then.
 //!
-//! The ordinary suite makes a few cuts. 500 for each setting on ext4 and on XFS:
+//! The ordinary suite makes a few cuts. 500 for each setting on ext4, XFS and btrfs:
 //!
 //!     RMOGSTORED_LONG=1 cargo test --test tests power_cuts:: -- --nocapture --test-threads=1
 //!
@@ -42,7 +42,7 @@ struct Amount {
     cuts: usize,
 }
 
-const SHORT: Amount = Amount { clients: 4, steps: 40, cuts: 30 };
+const SHORT: Amount = Amount { clients: 4, steps: 40, cuts: 20 };
 const LONG: Amount = Amount { clients: 6, steps: 80, cuts: 500 };
 
 #[test]
@@ -61,12 +61,15 @@ fn what_was_on_the_disk_stays_whole_without_fsync() {
 }
 
 fn power_cuts(mode: &str) {
-    let amount = if std::env::var_os("RMOGSTORED_LONG").is_some() { LONG } else { SHORT };
+    let (kinds, amount) = match std::env::var_os("RMOGSTORED_LONG") {
+        Some(_) => (&[FsKind::Ext4, FsKind::Xfs, FsKind::Btrfs][..], LONG),
+        None => (&[FsKind::Ext4, FsKind::Xfs][..], SHORT),
+    };
     let seed = Chance::seed();
-    for kind in [FsKind::Ext4, FsKind::Xfs] {
-        match RealDisk::missing(kind) {
+    for kind in kinds {
+        match RealDisk::missing(*kind) {
             Some(reason) => skipped(&reason),
-            None => cut_often(kind, mode, &amount, seed),
+            None => cut_often(*kind, mode, &amount, seed),
         }
     }
 }

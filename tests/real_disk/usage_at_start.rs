@@ -43,7 +43,6 @@ fn a_node_that_starts_beside_a_hung_disk_answers_usage() {
 }
 
 #[test]
-#[ignore = "the numbers are there; its predecessor does not go before its own look counts as stalled"]
 fn a_successor_has_its_predecessors_numbers() {
     in_each_mode(|workers| {
         let setup = Setup::new().devices(4).workers(workers).arg("--stall-timeout=30");

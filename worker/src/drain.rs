@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -23,6 +24,8 @@ use crate::sys::title;
 const RECENT_MS: u64 = 500;
 /// Requests in progress get so long where nobody supervises us any more.
 const ORPHAN_MS: u64 = 5000;
+/// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
+const FOR_NOBODY: Duration = Duration::from_secs(2);
 
 /// A drain under way.
 #[derive(Debug)]
@@ -151,7 +154,10 @@ impl Worker {
             return self.say_farewell();
         }
         if self.only_dead_disks_are_left() {
-            log::warn!("{} requests wait for stalled devices: they are cut off", self.conns.len());
+            if !self.conns.is_empty() {
+                let count = self.conns.len();
+                log::warn!("{count} requests wait for stalled devices: they are cut off");
+            }
             return self.say_farewell();
         }
         let busy = !self.conns.is_empty() || self.has_disk_work();
@@ -168,8 +174,10 @@ impl Worker {
 
     /// A disk that has not answered for twice the time after which it counts as stalled is not
     /// waited for, when nothing else is left to do: an hour of drain_timeout would be for nothing.
+    /// Where no client waits for it either, patience ends sooner.
     fn only_dead_disks_are_left(&self) -> bool {
         let patience = self.settings.stall_timeout * 2;
+        let patience = if self.conns.is_empty() { patience.min(FOR_NOBODY) } else { patience };
         let is_dead = |pool: &Pool<Work>| pool.oldest().is_some_and(|oldest| oldest >= patience);
         let lent = self.conns.iter().all(|(_, conn)| conn.is_lent());
         let mut working = self.pools.values().filter(|pool| pool.in_flight() > 0).peekable();

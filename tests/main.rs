@@ -38,6 +38,8 @@ mod durable;
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.
 mod heal;
+/// The rules of the house.
+mod house;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.3 to 2.5: If-Match and its kin.

@@ -26,6 +26,7 @@ use crate::http::status_of;
 use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::sys::doors::Door;
 use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
@@ -296,6 +297,7 @@ impl Worker {
         let rest = file.facts.size - body.offset;
         body.len <= most
             && rest <= INLINE
+            && Door::Preadv2.is_open()
             && file.is_cached(body.offset).unwrap_or_else(|| self.is_told(file, body))
     }
 

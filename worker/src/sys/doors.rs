@@ -29,7 +29,7 @@ pub const VARIABLE: &str = "RMOGSTORED_CLOSED";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Door {
-    /// openat2(2), Linux 5.6. Else folder by folder, without following links.
+    /// openat2(2), Linux 5.6. Else step by step.
     Openat2,
     /// Its RESOLVE_CACHED, Linux 5.12. Else every file is opened by a disk thread.
     ResolveCached,

@@ -9,12 +9,11 @@ use std::ptr;
 use std::sync::LazyLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};
 use nix::unistd::{fdatasync, linkat};
 
-use super::check;
 use super::doors::Door;
+use super::{beneath, check};
 
 /// Symbolic links may not leave the starting directory: openat2(2).
 pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
@@ -24,7 +23,7 @@ pub const SAME_MOUNT: u64 = BENEATH | libc::RESOLVE_NO_XDEV;
 pub const CACHED: u64 = SAME_MOUNT | libc::RESOLVE_CACHED;
 
 /// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached, or the
-/// kernel cannot tell. Without openat2 it goes folder by folder: [`Door::Openat2`].
+/// kernel cannot tell. Without openat2 it goes step by step: [`beneath`].
 pub fn open_below(
     dir: BorrowedFd<'_>,
     path: &CStr,
@@ -37,7 +36,7 @@ pub fn open_below(
         return Err(io::ErrorKind::WouldBlock.into());
     }
     if !Door::Openat2.is_open() {
-        return open_step_by_step(dir, path, flags, mode);
+        return beneath::open(dir, path, flags, mode);
     }
     loop {
         match openat2(dir, path, flags, mode, resolve) {
@@ -67,42 +66,6 @@ pub(super) fn openat2(
     let opened = check(result)?;
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
-}
-
-/// What [`open_below`] does without openat2: folder by folder, so that no symbolic link is
-/// followed. `EXDEV` for any link, also one that stays below `dir`.
-fn open_step_by_step(
-    dir: BorrowedFd<'_>,
-    path: &CStr,
-    flags: i32,
-    mode: u32,
-) -> io::Result<OwnedFd> {
-    let bytes = path.to_bytes();
-    let folders = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let (above, last) = bytes.split_at(folders);
-    let mut folder = dir.try_clone_to_owned()?;
-    for name in above.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        let step = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        folder = match openat(&folder, name, step, Mode::empty()) {
-            Err(Errno::ENOTDIR) if is_link(&folder, name) => return Err(Errno::EXDEV.into()),
-            opened => opened?,
-        };
-    }
-    let last = if last.is_empty() { b"." } else { last };
-    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match openat(&folder, last, flags, Mode::from_bits_truncate(mode)) {
-        Err(Errno::ELOOP | Errno::ENOTDIR) if is_link(&folder, last) => Err(Errno::EXDEV.into()),
-        Ok(fd) if flags.contains(OFlag::O_PATH) && is_link(&folder, last) => {
-            drop(fd);
-            Err(Errno::EXDEV.into())
-        }
-        opened => Ok(opened?),
-    }
-}
-
-fn is_link(folder: &OwnedFd, name: &[u8]) -> bool {
-    fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
 }
 
 /// Appends up to `want` bytes from `offset`, all from the page cache: preadv2(2) with RWF_NOWAIT.
@@ -363,38 +326,6 @@ mod tests {
         open_below(dir.as_fd(), c"inside", libc::O_RDONLY, 0, BENEATH).unwrap();
         let outside = open_below(dir.as_fd(), c"outside", libc::O_RDONLY, 0, BENEATH);
         assert_eq!(outside.unwrap_err().raw_os_error(), Some(libc::EXDEV));
-    }
-
-    #[test]
-    fn step_by_step_opens_the_same_but_follows_no_link() {
-        let (folder, dir) = folder();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
-        std::fs::write(folder.path().join("a/b/file"), "x").unwrap();
-        std::os::unix::fs::symlink("a", folder.path().join("link")).unwrap();
-        std::os::unix::fs::symlink("file", folder.path().join("a/b/last")).unwrap();
-        let open = |path: &CStr, flags| open_step_by_step(dir.as_fd(), path, flags, 0o666);
-        for path in [c"a/b/file", c"a//b/file", c"./a/./b/file"] {
-            open(path, libc::O_RDONLY).unwrap();
-        }
-        open(c".", libc::O_PATH | libc::O_DIRECTORY).unwrap();
-        open(c"a/b/", libc::O_PATH | libc::O_DIRECTORY).unwrap();
-        open(c"a/b", libc::O_TMPFILE | libc::O_RDWR).unwrap();
-        open(c"a/new", libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).unwrap();
-        for (path, flags) in [
-            (c"link/b/file", libc::O_RDONLY),
-            (c"a/b/last", libc::O_RDONLY),
-            (c"a/b/last", libc::O_PATH),
-            (c"link", libc::O_PATH | libc::O_DIRECTORY),
-        ] {
-            assert_eq!(
-                open(path, flags).unwrap_err().raw_os_error(),
-                Some(libc::EXDEV),
-                "{path:?}"
-            );
-        }
-        for (path, error) in [(c"a/none/file", libc::ENOENT), (c"a/b/file/x", libc::ENOTDIR)] {
-            assert_eq!(open(path, libc::O_RDONLY).unwrap_err().raw_os_error(), Some(error));
-        }
     }
 
     #[test]

@@ -17,14 +17,18 @@ const DEFAULT: i64 = 0;
 /// IOPRIO_WHO_PROCESS; 0 is the calling thread.
 const WHO: i64 = 1;
 
-/// Lowered priority of the calling thread; ends when dropped.
+/// Lowered priority of the calling thread, and what it was before; ends when dropped.
 #[derive(Debug)]
-pub struct Lowered(());
+pub struct Lowered(i64);
 
-/// Lowers the I/O priority of the calling thread. Schedulers without priorities ignore it.
+/// Lowers the I/O priority of the calling thread, unless it is idle already: ionice(1) may have
+/// started the node. Schedulers without priorities ignore it.
 pub fn lower() -> Lowered {
-    set(LOWEST);
-    Lowered(())
+    let before = get().unwrap_or(DEFAULT);
+    if before < IDLE {
+        set(LOWEST);
+    }
+    Lowered(before)
 }
 
 /// Puts the calling thread, for good, into the idle class: for work that may take any time.
@@ -34,7 +38,7 @@ pub fn idle() {
 
 impl Drop for Lowered {
     fn drop(&mut self) {
-        set(DEFAULT);
+        set(self.0);
     }
 }
 
@@ -111,6 +115,12 @@ fn set(priority: i64) {
     }
 }
 
+#[expect(unsafe_code, reason = "ioprio_get")]
+fn get() -> io::Result<i64> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_get, WHO, 0i64) })
+}
+
 /// Of a thread; 0 is the calling one.
 #[expect(unsafe_code, reason = "ioprio_set")]
 pub(super) fn set_of(thread: libc::pid_t, priority: i64) -> io::Result<()> {
@@ -122,12 +132,6 @@ pub(super) fn set_of(thread: libc::pid_t, priority: i64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(unsafe_code, reason = "ioprio_get")]
-    fn current() -> i64 {
-        // SAFETY: takes integers only.
-        unsafe { libc::syscall(libc::SYS_ioprio_get, WHO, 0i64) }
-    }
 
     #[test]
     fn turns_are_long_while_there_is_much_to_do() {
@@ -151,20 +155,32 @@ mod tests {
 
     #[test]
     fn priority_is_low_while_it_is_held() {
-        let before = current();
+        let before = get().unwrap();
         let low = lower();
-        assert_eq!(current(), LOWEST);
+        assert_eq!(get().unwrap(), if before < IDLE { LOWEST } else { before });
         drop(low);
-        assert_eq!(current(), before);
+        assert_eq!(get().unwrap(), before);
+    }
+
+    #[test]
+    fn a_thread_that_ionice_made_idle_stays_so() {
+        let of_thread = std::thread::spawn(|| {
+            idle();
+            let low = lower();
+            let during = get().unwrap();
+            drop(low);
+            (during, get().unwrap())
+        });
+        assert_eq!(of_thread.join().unwrap(), (IDLE, IDLE));
     }
 
     #[test]
     fn an_idle_thread_is_so_alone() {
-        let before = current();
+        let before = get().unwrap();
         let of_thread = std::thread::spawn(|| {
             idle();
-            current()
+            get().unwrap()
         });
-        assert_eq!((of_thread.join().unwrap(), current()), (IDLE, before));
+        assert_eq!((of_thread.join().unwrap(), get().unwrap()), (IDLE, before));
     }
 }

@@ -3,9 +3,13 @@
 use std::process::{Command, Stdio};
 
 use nix::libc;
+use nix::unistd::{chown, geteuid};
 use serde_json::Value;
 
-use crate::harness::{Client, Node, Setup, content_md5, fid_path, has_python, pattern, skipped};
+use crate::harness::{
+    Client, Node, Setup, can_mount, content_md5, fid_path, has_python, pattern, shell, skipped,
+    until_some,
+};
 
 /// Linux 6.5; the same on every architecture that the tests know.
 const SYS_CACHESTAT: i64 = 451;
@@ -160,4 +164,51 @@ fn behind_every_closed_door_the_http_suite_passes() {
         assert!(done.status.success(), "with {doors} closed:\n{told}");
         assert!(told.contains(" passed") && !told.contains(" 0 passed"), "{told}");
     }
+}
+
+#[test]
+fn small_files_on_tmpfs_wait_for_a_thread_and_status_says_so() {
+    if !can_mount() {
+        return skipped("no mount namespaces here");
+    }
+    let node = Setup::new().mount("mount -t tmpfs none {dir}/dev1").start();
+    let (path, mut client) = (fid_path(1, 1), node.client());
+    client.put(&path, "x").expect(201);
+    let known = until_some("a look at the device", || {
+        client.get(&path).expect(200);
+        node.status()["devices"][0]["inline_reads"].as_bool()
+    });
+    assert!(!known);
+}
+
+/// As in a cgroup that may have so many tasks and no more: none is left for a disk thread.
+#[test]
+fn a_node_that_can_start_no_thread_says_so_once_with_a_count_and_recovers() {
+    if !geteuid().is_root() {
+        return skipped("not root");
+    }
+    let setup = Setup::new().workers("device");
+    let user = 60_514 + std::process::id() % 64; // Nobody's, as systemd has it.
+    for folder in ["", "dev1", "dev2"] {
+        let folder = setup.folder().join(folder);
+        chown(&folder, Some(user.into()), Some(user.into())).unwrap();
+    }
+    let (user, limit) = (format!("--reuid={user}"), "--nproc=3:1000");
+    let node = setup.through(&["setpriv", &user, "--clear-groups", "prlimit", limit]).start();
+    let (mut client, mut lines) = (node.client(), node.sidechannel());
+    for number in 0..300 {
+        client.get(&fid_path(1 + number % 2, 1)).expect(503);
+    }
+    assert_eq!(ask(&mut lines, "size /dev1/a"), "ERR device 1 has no thread\r\n");
+    assert_eq!(ask(&mut lines, "MD5 /dev2/a fsck"), "ERR device 2 has no thread\r\n");
+    node.logs("no thread could be started for ");
+    assert!(node.logged("no thread could be started") <= 4, "a line for each request");
+    let rest = node.logs(" times more in ");
+    assert!(rest.contains("no thread could be started: "), "{rest}");
+    for worker in node.workers() {
+        shell(&format!("setpriv {user} --clear-groups prlimit --nproc=1000 --pid {worker}")).unwrap();
+    }
+    client.put(&fid_path(1, 1), "x").expect(201);
+    assert_eq!(ask(&mut lines, "size /dev2/a"), "/dev2/a -1\r\n");
+    assert_eq!(client.get(&fid_path(1, 1)).expect(200).body, b"x");
 }

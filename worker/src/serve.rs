@@ -449,7 +449,7 @@ impl Worker {
     pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
         let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
         // Never refused for the queue's length. Without threads it is not done: not here.
-        if let Err(work) = self.pool(device).submit(work, usize::MAX) {
+        if let Err((work, _)) = self.pool(device).submit(work, usize::MAX) {
             errands::run(move |_| drop(work));
         }
     }

@@ -206,7 +206,8 @@ fn a_node_that_can_start_no_thread_says_so_once_with_a_count_and_recovers() {
     let rest = node.logs(" times more in ");
     assert!(rest.contains("no thread could be started: "), "{rest}");
     for worker in node.workers() {
-        shell(&format!("setpriv {user} --clear-groups prlimit --nproc=1000 --pid {worker}")).unwrap();
+        shell(&format!("setpriv {user} --clear-groups prlimit --nproc=1000 --pid {worker}"))
+            .unwrap();
     }
     client.put(&fid_path(1, 1), "x").expect(201);
     assert_eq!(ask(&mut lines, "size /dev2/a"), "/dev2/a -1\r\n");

@@ -245,6 +245,27 @@ fn what_is_removed_or_replaced_by_hand_is_noticed() {
     });
 }
 
+/// The content of a small hot file is remembered when the file has not changed for two seconds.
+#[test]
+fn content_that_is_remembered_is_not_what_another_has_written() {
+    if !can_mount() {
+        return skipped("cannot mount");
+    }
+    in_each_mode(with_disk, |crowd| {
+        let old = [b'1'; 4096];
+        crowd.node.client().put(&crowd.path, old).expect(201);
+        let file = crowd.inside();
+        let age = || SystemTime::now().duration_since(file.metadata().unwrap().modified().unwrap());
+        until("the file to be old", || age().is_ok_and(|age| age > Duration::from_millis(3100)));
+        crowd.heat();
+        assert!(crowd.all_get(&old));
+        for number in b'2'..b'5' {
+            fs::write(&file, [number; 4096]).unwrap();
+            assert!(crowd.all_get(&[number; 4096]));
+        }
+    });
+}
+
 #[test]
 #[ignore = "compares times: .ci/run runs it alone"]
 fn the_space_of_a_removed_file_is_free_soon() {

@@ -1,7 +1,7 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -69,32 +69,32 @@ pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) sites: Vec<Site>,
     pub(crate) listeners: Listeners,
-    pub(crate) peers: HashMap<WorkerId, OwnedFd>,
+    pub(crate) peers: BTreeMap<WorkerId, OwnedFd>,
     pub(crate) conns: Slab<Conn>,
     pub(crate) timers: Timers,
     pub(crate) context: Arc<Context>,
-    pub(crate) devices: HashMap<DeviceKey, Arc<Device>>,
-    pub(crate) pools: HashMap<DeviceKey, Pool<Work>>,
+    pub(crate) devices: BTreeMap<DeviceKey, Arc<Device>>,
+    pub(crate) pools: BTreeMap<DeviceKey, Pool<Work>>,
     /// When docroots were last listed, and what was found.
     pub(crate) listed: u64,
-    pub(crate) told: HashMap<SiteId, BTreeSet<u32>>,
+    pub(crate) told: BTreeMap<SiteId, BTreeSet<u32>>,
     /// Something is lent that is answered soon, whatever its disk does.
     pub(crate) urgent: bool,
     /// Signs of life of the disks themselves.
     pub(crate) lives: Lives,
     /// When a device's directory was last of use, on the loop's clock.
-    pub(crate) used: HashMap<DeviceKey, u64>,
+    pub(crate) used: BTreeMap<DeviceKey, u64>,
     /// When a device's directory was last asked for.
-    pub(crate) wanted: HashMap<DeviceKey, u64>,
+    pub(crate) wanted: BTreeMap<DeviceKey, u64>,
     /// Workers that asked for a directory of ours which is being opened.
-    pub(crate) asked: HashMap<DeviceKey, Vec<WorkerId>>,
+    pub(crate) asked: BTreeMap<DeviceKey, Vec<WorkerId>>,
     /// Connections that have needed a disk thread of this worker since the last tick.
     pub(crate) rooted: HashSet<usize>,
     /// Files that stay open for a while.
     pub(crate) files: OpenFiles,
     pub(crate) drain: Option<Drain>,
     /// fsck's digests, by device.
-    pub(crate) fsck: HashMap<DeviceKey, FsckQueue>,
+    pub(crate) fsck: BTreeMap<DeviceKey, FsckQueue>,
     /// Connections that watch.
     pub(crate) watchers: Vec<usize>,
     pub(crate) clerk: Clerk,
@@ -183,19 +183,19 @@ impl Worker {
             conns: Slab::new(),
             timers: Timers::default(),
             context: Arc::new(context),
-            devices: HashMap::new(),
-            pools: HashMap::new(),
+            devices: BTreeMap::new(),
+            pools: BTreeMap::new(),
             listed: 0,
-            told: HashMap::new(),
+            told: BTreeMap::new(),
             urgent: false,
             lives: Lives::default(),
-            used: HashMap::new(),
-            wanted: HashMap::new(),
-            asked: HashMap::new(),
+            used: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            asked: BTreeMap::new(),
             rooted: HashSet::new(),
             files: OpenFiles::new(descriptors),
             drain: None,
-            fsck: HashMap::new(),
+            fsck: BTreeMap::new(),
             watchers: Vec::new(),
             clerk: Clerk::new(),
             usage_interval: usage_interval(),

@@ -2,13 +2,15 @@
 //! costs no open and no close. Loop thread only.
 //!
 //! An entry is looked at whenever it is used: fstat(2) tells of a file that was removed, replaced,
-//! rewritten or grown, by whomever. Only a file that was renamed is not told from one that was not,
+//! rewritten or grown, by whomever; what a shared mapping writes shows when the kernel notes its
+//! time, or most of a second later. Only a file that was renamed is not told from one that was not,
 //! for most of a second. The clock's work gives up what does not count soon after: an open file
 //! keeps the blocks of a removed one, and a disk mounted.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::FileStat;
 use slab::Slab;
@@ -16,7 +18,8 @@ use slab::Slab;
 use crate::disk::harmless;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::path::DevPath;
-use crate::http::get::Facts;
+use crate::http::answer::HttpDate;
+use crate::http::get::{Extent, Facts};
 use crate::scoreboard::Mark;
 use crate::spec::SiteId;
 use crate::sys::file::View;
@@ -29,20 +32,29 @@ const LIFE_MS: u64 = 750;
 const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.
 const MOST: usize = 2048;
+/// Content up to this size is remembered, 16 MiB in all: it is neither looked for in the page cache
+/// nor read from there each time.
+const REMEMBERED: usize = 8 * 1024;
+/// A file that has not changed for so long cannot change again without another time.
+const SETTLED_SECONDS: i64 = 2;
 /// Sets of paths asked for lately, so that only a second request makes a file stay.
 const RECENT_SETS: usize = 1024;
 
 /// An open file with what was found out about it.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct OpenFile {
+    // What is compared at each use comes first, together.
     fd: DiskFd,
+    times: Times,
     /// What answers need to know.
     pub facts: Facts,
+    last_modified: HttpDate,
+    content: OnceLock<Box<[u8]>>,
     /// Its owner's user number.
     pub owner: u32,
     /// [`crate::disk::device::Traits`] has it.
     pub sends_unlocked: bool,
-    times: Times,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
 }
@@ -91,7 +103,14 @@ impl OpenFile {
     /// `mark`: taken before the file was opened; `None` where changes are not counted.
     pub fn new(fd: DiskFd, stat: &FileStat, mark: Option<Mark>, sends_unlocked: bool) -> OpenFile {
         let (facts, owner, times) = (Facts::from(stat), stat.st_uid, times(stat));
-        OpenFile { fd, facts, owner, sends_unlocked, times, mark, view: OnceLock::new() }
+        let last_modified = HttpDate::from_unix(facts.modified);
+        let (view, content) = Default::default();
+        OpenFile { fd, facts, last_modified, owner, sends_unlocked, times, mark, view, content }
+    }
+
+    /// What the head of an answer is made from.
+    pub fn described(&self) -> (Facts, &HttpDate) {
+        (self.facts, &self.last_modified)
     }
 
     /// True when no worker has changed it since, so that closing it frees no blocks.
@@ -120,6 +139,23 @@ impl OpenFile {
         let view = self.view.get_or_init(|| harmless::view(&self.fd, self.facts.size));
         let len = self.facts.size.saturating_sub(offset);
         view.as_ref().is_some_and(|view| view.is_resident(offset, len))
+    }
+
+    /// A part of its content, if that is remembered. It counts as long as the file is as it was.
+    pub fn remembered(&self, part: Extent) -> Option<&[u8]> {
+        let end = part.offset.checked_add(part.len)?;
+        self.content.get()?.get(part.offset as usize..end as usize)
+    }
+
+    /// Remembers its whole content, which was just read, if it is small. The times tell of each
+    /// later change when they are older than the coarsest clock of a filesystem.
+    pub fn remember(&self, content: &[u8]) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+        let [modified, _, changed, _] = self.times;
+        let is_old = modified.max(changed) + SETTLED_SECONDS < now;
+        if is_old && content.len() <= REMEMBERED && content.len() as u64 == self.facts.size {
+            self.content.get_or_init(|| content.into());
+        }
     }
 
     /// Reads in the loop what [`OpenFile::is_cached`].
@@ -374,7 +410,7 @@ mod tests {
                 std::fs::write(name.with_extension("new"), "")?;
                 std::fs::rename(name.with_extension("new"), name)
             },
-            |name| File::options().write(true).open(name)?.set_modified(std::time::UNIX_EPOCH),
+            |name| File::options().write(true).open(name)?.set_modified(UNIX_EPOCH),
         ];
         let mut bench = Bench::new();
         for change in changes {

@@ -40,7 +40,6 @@ pub struct Scoreboard(&'static Board);
 #[repr(C)]
 pub(crate) struct Board {
     draining: AtomicU8,
-    accompanied: AtomicU8,
     /// Doors of which the log tells already that they are closed.
     closed: AtomicU32,
     workers: [WorkerSlot; MAX_WORKERS],
@@ -194,17 +193,6 @@ impl Scoreboard {
     /// Set by the master before it tells the workers to drain.
     pub fn set_draining(&self) {
         self.0.draining.store(1, Release);
-    }
-
-    /// True while processes with another scoreboard may change the same files: the other generation
-    /// of an upgrade. What this one says of changes is not all then.
-    pub fn accompanied(&self) -> bool {
-        self.0.accompanied.load(Acquire) != 0
-    }
-
-    /// Set by the master before there are such processes, and a while after the last one.
-    pub fn set_accompanied(&self, accompanied: bool) {
-        self.0.accompanied.store(accompanied.into(), Release);
     }
 
     /// Notes what a worker found closed. Returns what no worker had found so before.

@@ -264,17 +264,13 @@ impl Worker {
             Err(e) => return self.cached_error(&e, keep),
         };
         let start = self.out.len();
-        let planned = get::plan(&mut self.out, request, file.facts, &self.date, keep);
+        let planned = get::plan(&mut self.out, request, file.described(), &self.date, keep);
         let served = match planned {
             Err(status) => Some(self.answer(status, keep)),
             Ok(None) => Some(Served::Answered(keep)),
-            Ok(Some(body)) if self.is_readable(&file, body) => {
-                let len = body.len as usize;
-                let read = file.read_cached(&mut self.out, len, body.offset);
-                (read.ok() == Some(len)).then(|| {
-                    self.slot.bytes_out.fetch_add(body.len, Relaxed);
-                    Served::Answered(keep)
-                })
+            Ok(Some(body)) if self.append(&file, body) => {
+                self.slot.bytes_out.fetch_add(body.len, Relaxed);
+                Some(Served::Answered(keep))
             }
             Ok(Some(body)) if self.is_sendable(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
@@ -288,6 +284,23 @@ impl Worker {
         }
         self.close_file(site, path, file);
         served
+    }
+
+    /// Appends a part of a file to the answer, if it is in memory. What is kept is remembered.
+    fn append(&mut self, file: &Arc<OpenFile>, body: Extent) -> bool {
+        if let Some(content) = file.remembered(body) {
+            self.out.extend_from_slice(content);
+            return true;
+        }
+        let (start, len) = (self.out.len(), body.len as usize);
+        let read = self.is_readable(file, body)
+            && file.read_cached(&mut self.out, len, body.offset).ok() == Some(len);
+        match read {
+            true if Arc::strong_count(file) > 1 => file.remember(&self.out[start..]),
+            true => {}
+            false => self.out.truncate(start),
+        }
+        read
     }
 
     /// Whether the loop may read a part of a file into the answer: all of the file from there on

@@ -1,6 +1,6 @@
 //! What is measured, and what is aimed at.
 
-use crate::corpus::{HUGE, LARGE, MEDIUM, SMALL, Set};
+use crate::corpus::{HUGE, LARGE, MANY, MEDIUM, SMALL, Set};
 
 /// Our name in the tables.
 pub const OURS: &str = "rmogstored";
@@ -113,6 +113,14 @@ pub const CASES: &[Case] = &[
         kind: Kind::Get(SMALL),
         connections: 32,
         goals: &[Goal::Of(NGINX, 0.75), Goal::OfBest(0.9)],
+    },
+    Case {
+        name: "many4k",
+        title: "GET 4 KiB, 100,000 files",
+        unit: Unit::MicrosEach,
+        kind: Kind::Get(MANY),
+        connections: 32,
+        goals: &[Goal::Of(NGINX, 0.8)],
     },
     Case {
         name: "head4k",

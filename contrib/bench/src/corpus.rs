@@ -15,7 +15,7 @@ pub const VARIANTS: u64 = 61;
 const APART: usize = 64;
 
 /// Files of one size.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Set {
     /// Number of the first one.
     pub first: u64,
@@ -35,6 +35,8 @@ pub const MEDIUM: Set = Set { first: 1000, apart: 1, count: 64, size: 64 << 10 }
 pub const LARGE: Set = Set { first: 2000, apart: 1, count: 16, size: 1 << 20 };
 /// 64 MiB each.
 pub const HUGE: Set = Set { first: 3000, apart: 1, count: 2, size: 64 << 20 };
+/// More than a server keeps open, asked for in turn; all in the page cache.
+pub const MANY: Set = Set { first: 1_000_000, apart: 1, count: 100_000, size: 4 << 10 };
 /// Names in a folder that exists, of files that do not.
 pub const MISSING: Set = Set { first: 1500, apart: 1, count: 500, size: 0 };
 
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn sets_do_not_overlap() {
         let mut end = 0;
-        for set in [SMALL, MEDIUM, MISSING, LARGE, HUGE] {
+        for set in [SMALL, MEDIUM, MISSING, LARGE, HUGE, MANY] {
             assert!(set.first >= end);
             end = set.first + set.count;
         }

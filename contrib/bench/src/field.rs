@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::args::Args;
 use crate::cases::{BASELINE, Case, Kind, NGINX, OURS, PLAIN_PUT};
 use crate::contest::{Arena, Contestant, Entrant, Loaded, check_files};
-use crate::corpus::{HUGE, LARGE, MEDIUM, SMALL, Set};
+use crate::corpus::{HUGE, LARGE, MANY, MEDIUM, SMALL, Set};
 use crate::cpu::{self, Favoured};
 use crate::failure::{Failure, Outcome};
 use crate::idle::Idle;
@@ -40,14 +40,20 @@ impl Field {
         let plans = plans(args)?;
         let scratch = Rc::new(Scratch::new(args.dir.as_deref(), SHAPE)?);
         cpu::take_places(args.share)?;
-        let arena = Arena::new(&scratch, "docroot", 1, &SETS, args.slice())?;
+        let mut sets = SETS.to_vec();
+        // They take longer to make than the other cases need.
+        let cases = args.cases()?;
+        if cases.iter().any(|case| matches!(case.kind, Kind::Get(set) if set == MANY)) {
+            sets.push(MANY);
+        }
+        let arena = Arena::new(&scratch, "docroot", 1, &sets, args.slice())?;
         let mut field = Field { entrants: Vec::new(), arena, _favoured: Favoured::new() };
         for (index, plan) in plans.into_iter().enumerate() {
             let entrant = Entrant::start(&field.arena, plan, args.workers, index)?;
             field.entrants.push(entrant);
         }
         for entrant in &field.entrants {
-            check_files(&field.arena, entrant, &SETS)?;
+            check_files(&field.arena, entrant, &sets)?;
         }
         Ok(field)
     }

@@ -34,7 +34,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::disk::device::{Device, DeviceDir};
@@ -53,6 +54,8 @@ pub struct Incoming {
     // Dropped in this order: folders go when they are empty.
     place: Place,
     file: DiskFd,
+    /// The one that it goes to, as long as nobody waits.
+    folder: Option<DiskFd>,
     made: Made,
 }
 
@@ -68,26 +71,34 @@ enum Place {
 
 impl Incoming {
     /// Starts a new file for `path`. Folders below the device are made as needed.
-    pub fn create(on: &OnDisk, device: &Device, path: &DevPath) -> Result<Incoming, Failed> {
+    pub fn create(
+        on: &OnDisk,
+        device: &Device,
+        path: &DevPath,
+        flush: &Flush<'_>,
+    ) -> Result<Incoming, Failed> {
         let dir = device.dir(on).in_call("open")?;
         let mut made = Made::default();
-        if dir.anonymous_files.load(Relaxed) {
-            let flags = libc::O_TMPFILE | libc::O_RDWR;
-            let make = || open::inside(on, device, &dir, &parent(path), flags, 0o666);
-            match with_folders(on, &dir, path, &mut made, || make().in_call("openat2")) {
-                Err(e) if lacks_anonymous_files(&e) => dir.anonymous_files.store(false, Relaxed),
-                file => {
-                    dir.note_open(on);
-                    return file.map(|file| Incoming { place: Place::Anonymous, file, made });
+        let (file, place, folder) = with_folders(on, &dir, path, &mut made, || {
+            let folder = open_folder(on, device, &dir, path, flush.folder_flags())?;
+            if dir.anonymous_files.load(Relaxed) {
+                match create_anonymous(on, &folder) {
+                    Err(e) if lacks_anonymous_files(&e) => {
+                        dir.anonymous_files.store(false, Relaxed);
+                    }
+                    file => return file.map(|file| (file, Place::Anonymous, Some(folder))),
                 }
             }
-        }
-        let (name, file) = with_folders(on, &dir, path, &mut made, || {
-            let folder = open_folder(on, device, &dir, path, FOLDER)?;
-            create_named(on, &dir, folder, path)
+            let (name, file) = create_named(on, &dir, folder, path)?;
+            Ok((file, Place::Named(name), None))
         })?;
         dir.note_open(on);
-        Ok(Incoming { place: Place::Named(name), file, made })
+        Ok(Incoming { place, file, folder, made })
+    }
+
+    /// Its turn is over, and the next one may be long in coming: one descriptor must do.
+    pub fn rest(&mut self) {
+        self.folder = None;
     }
 
     /// Opens the file that is there under the final name, to be written in place. `ENOENT`: there
@@ -99,7 +110,7 @@ impl Incoming {
         if file.stat(on).in_call("fstat")?.st_mode & libc::S_IFMT != libc::S_IFREG {
             return Err(Errno::EACCES).in_call("openat2");
         }
-        Ok(Incoming { place: Place::Final, file, made: Made::default() })
+        Ok(Incoming { place: Place::Final, file, folder: None, made: Made::default() })
     }
 
     /// The file, for writing and reading back.
@@ -186,9 +197,10 @@ impl Incoming {
         step: impl Fn(&Incoming, &Arc<DeviceDir>, &DiskFd) -> Result<bool, Failed>,
     ) -> Result<Option<Incoming>, Failed> {
         let dir = device.dir(on).in_call("open")?;
-        let mut made = std::mem::take(&mut self.made);
+        let (mut made, mut folder) = (std::mem::take(&mut self.made), self.folder.take());
         let named = with_folders(on, &dir, path, &mut made, || {
-            let folder = open_folder(on, device, &dir, path, flush.folder_flags())?;
+            let open = || open_folder(on, device, &dir, path, flush.folder_flags());
+            let folder = folder.take().map_or_else(open, Ok)?;
             Ok(step(&self, &dir, &folder)?.then_some(folder))
         });
         self.made = made;
@@ -220,6 +232,12 @@ pub fn copy_into(
         to.write_all_at(on, &buffer[..n], offset + done).in_call("pwrite")?;
         done += n as u64;
     }
+}
+
+fn create_anonymous(on: &OnDisk, folder: &DiskFd) -> Result<DiskFd, Failed> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let file = openat(folder.get(on), ".", flags, Mode::from_bits_truncate(0o666));
+    file.map(DiskFd::new).in_call("openat")
 }
 
 /// Makes a file under a temporary name. What is mounted below the device has it in its own folder.
@@ -315,23 +333,24 @@ mod tests {
         (docroot, device)
     }
 
+    fn flush(progress: &Progress) -> Flush<'_> {
+        Flush::new(Fsync::Off, progress, false)
+    }
+
+    fn create(device: &Device) -> Incoming {
+        let progress = Progress::in_test();
+        Incoming::create(&OnDisk::in_test(), device, &path(), &flush(&progress)).unwrap()
+    }
+
     fn path() -> DevPath {
         DevPath::parse(b"/dev1/0/000/000/0000000001.fid").unwrap()
     }
 
     fn put(device: &Device, text: &str) {
         let on = OnDisk::in_test();
-        let incoming = Incoming::create(&on, device, &path()).unwrap();
+        let incoming = create(device);
         incoming.file().write_all_at(&on, text.as_bytes(), 0).unwrap();
-        incoming
-            .commit(
-                &on,
-                device,
-                &path(),
-                &Flush::new(Fsync::Off, &Progress::in_test(), false),
-                || (),
-            )
-            .unwrap();
+        incoming.commit(&on, device, &path(), &flush(&Progress::in_test()), || ()).unwrap();
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -344,7 +363,7 @@ mod tests {
         device.dir(&OnDisk::in_test()).unwrap().anonymous_files.store(anonymous, Relaxed);
         let folder = docroot.path().join("dev1/0/000/000");
         put(&device, "old");
-        let unfinished = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
+        let unfinished = create(&device);
         unfinished.file().write_all_at(&OnDisk::in_test(), b"never seen", 0).unwrap();
         drop(unfinished);
         assert_eq!(std::fs::read_to_string(folder.join("0000000001.fid")).unwrap(), "old");
@@ -371,10 +390,10 @@ mod tests {
             let on = OnDisk::in_test();
             device.dir(&on).unwrap().anonymous_files.store(anonymous, Relaxed);
             let put_new = |text: &[u8]| {
-                let incoming = Incoming::create(&on, &device, &path()).unwrap();
+                let incoming = create(&device);
                 incoming.file().write_all_at(&on, text, 0).unwrap();
                 let progress = Progress::in_test();
-                let flush = Flush::new(Fsync::Off, &progress, false);
+                let flush = flush(&progress);
                 incoming.commit_new(&on, &device, &path(), &flush)
             };
             assert!(put_new(b"first").unwrap().is_none());
@@ -389,16 +408,10 @@ mod tests {
     #[test]
     fn folder_removed_before_the_commit_is_made_again() {
         let (docroot, device) = device();
-        let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
+        let incoming = create(&device);
         std::fs::remove_dir_all(docroot.path().join("dev1/0")).unwrap();
         incoming
-            .commit(
-                &OnDisk::in_test(),
-                &device,
-                &path(),
-                &Flush::new(Fsync::Off, &Progress::in_test(), false),
-                || (),
-            )
+            .commit(&OnDisk::in_test(), &device, &path(), &flush(&Progress::in_test()), || ())
             .unwrap();
         assert!(docroot.path().join("dev1/0/000/000/0000000001.fid").is_file());
     }
@@ -408,15 +421,9 @@ mod tests {
         let (docroot, device) = device();
         let name = docroot.path().join("dev1/0/000/000/0000000001.fid");
         std::fs::create_dir_all(&name).unwrap();
-        let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
+        let incoming = create(&device);
         let error = incoming
-            .commit(
-                &OnDisk::in_test(),
-                &device,
-                &path(),
-                &Flush::new(Fsync::Off, &Progress::in_test(), false),
-                || (),
-            )
+            .commit(&OnDisk::in_test(), &device, &path(), &flush(&Progress::in_test()), || ())
             .unwrap_err();
         assert_eq!(error.errno(), Some(libc::EISDIR));
         assert!(name.is_dir());
@@ -428,16 +435,10 @@ mod tests {
         let (docroot, device) = device();
         let dir = device.dir(&OnDisk::in_test()).unwrap();
         dir.anonymous_files.store(false, Relaxed);
-        let incoming = Incoming::create(&OnDisk::in_test(), &device, &path()).unwrap();
+        let incoming = create(&device);
         sweep(&OnDisk::in_test(), &dir, device.path());
         incoming
-            .commit(
-                &OnDisk::in_test(),
-                &device,
-                &path(),
-                &Flush::new(Fsync::Off, &Progress::in_test(), false),
-                || (),
-            )
+            .commit(&OnDisk::in_test(), &device, &path(), &flush(&Progress::in_test()), || ())
             .unwrap();
         assert!(docroot.path().join("dev1/0/000/000/0000000001.fid").is_file());
     }

@@ -13,7 +13,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::FileStat;
 
 use crate::disk::device::DeviceDir;
 use crate::disk::on_disk::DiskFd;
@@ -40,7 +40,7 @@ pub fn open_cached(dir: &DeviceDir, path: &CStr) -> io::Result<DiskFd> {
 /// What the inode in memory says: `vfs_fstat`. `ext4_file_getattr`, `xfs_vn_getattr` and
 /// `btrfs_getattr` copy fields; the last one takes a spin lock.
 pub fn stat(file: &DiskFd) -> io::Result<FileStat> {
-    Ok(fstat(file.in_loop())?)
+    file::stat(file.in_loop())
 }
 
 /// Whether every page from `offset` to `end` is in the page cache, though its read may still be

@@ -17,6 +17,8 @@ pub struct DevPath {
     len: u8,
     /// Where the part below the device's directory starts; equal to `len` when there is none.
     below: u8,
+    /// Where the last name starts.
+    name: u8,
     device: Option<DevId>,
 }
 
@@ -77,16 +79,25 @@ impl DevPath {
     pub fn parse(raw: &[u8]) -> Result<Self, PathError> {
         let extra = raw.iter().take_while(|byte| **byte == b'/').count();
         let path = &raw[extra.checked_sub(1).ok_or(PathError::NotAbsolute)?..];
-        if !path.iter().copied().all(is_path_byte) {
-            return Err(PathError::BadByte);
+        let (mut dots, mut before) = (false, 0);
+        for byte in path {
+            if !PATH_BYTE[usize::from(*byte)] {
+                return Err(PathError::BadByte);
+            }
+            dots |= *byte == b'.' && before == b'.';
+            before = *byte;
         }
-        if path.windows(2).any(|pair| pair == b"..") {
+        if dots {
             return Err(PathError::Dots);
         }
-        if path.len() > ORDINARY_MAX && !is_fid_path(path) {
+        if path.len() > ROOM - 1 {
             return Err(PathError::TooLong);
         }
-        Ok(Self::store(path))
+        let stored = Self::store(path);
+        if path.len() > ORDINARY_MAX && !stored.is_fid() {
+            return Err(PathError::TooLong);
+        }
+        Ok(stored)
     }
 
     /// The device that it lies on; `None` right under the docroot.
@@ -111,21 +122,17 @@ impl DevPath {
     /// [`DevPath::relative`] split into the folder (empty: the device's directory) and the file's name there.
     /// `None` when it names no file: it is empty, or ends in `/` or `/.`.
     pub fn parent(&self) -> Option<(&[u8], &CStr)> {
-        let tail = self.tail();
-        let cut = tail.iter().rposition(|b| *b == b'/').map_or(0, |i| i + 1);
-        if matches!(&tail[cut..], b"" | b".") {
+        let (below, name) = (usize::from(self.below), usize::from(self.name));
+        if matches!(&self.as_bytes()[name..], b"" | b".") {
             return None;
         }
-        let start = usize::from(self.below) + cut;
-        let name = CStr::from_bytes_until_nul(&self.bytes[start..]).ok()?;
-        Some((trim_slashes(&tail[..cut]), name))
+        let folder = trim_slashes(&self.bytes[below..name]);
+        Some((folder, CStr::from_bytes_until_nul(&self.bytes[name..]).ok()?))
     }
 
     /// A hash of the file's name, the same for all spellings of its folder.
     pub fn name_hash(&self) -> u64 {
-        let path = self.as_bytes();
-        let name = path.iter().rposition(|b| *b == b'/').map_or(path, |slash| &path[slash + 1..]);
-        name.iter().fold(HASH_SEED, |hash, byte| mix(hash, u64::from(*byte)))
+        self.last_name().iter().fold(HASH_SEED, |hash, byte| mix(hash, u64::from(*byte)))
     }
 
     /// A hash of all of it.
@@ -151,7 +158,16 @@ impl DevPath {
 
     /// Whether it is a FID path: `/devN/b/mmm/ttt/fid.fid`, the folders being the FID's first digits.
     pub fn is_fid(&self) -> bool {
-        is_fid_path(self.as_bytes())
+        let (tail, below) = (self.tail(), usize::from(self.below));
+        let [b, b'/', m0, m1, m2, b'/', t0, t1, t2, b'/', file @ ..] = tail else { return false };
+        let Some(fid) = file.strip_suffix(b".fid") else { return false };
+        // One slash before and one behind the device, unlike `/./dev1//0`.
+        let is_plain = || self.bytes[1] == b'd' && self.bytes[below - 2].is_ascii_digit();
+        self.device.is_some()
+            && is_plain()
+            && (10..=FID_DIGITS_MAX).contains(&fid.len())
+            && fid.starts_with(&[*b, *m0, *m1, *m2, *t0, *t1, *t2])
+            && all_digits(fid)
     }
 
     /// Whether a PUT may go there (PROTOCOL.md 2.4).
@@ -161,9 +177,15 @@ impl DevPath {
 
     fn store(path: &[u8]) -> Self {
         let (device, below) = locate(path);
+        let slash = path[below..].iter().rposition(|byte| *byte == b'/');
+        let name = slash.map_or(below, |slash| below + slash + 1);
         let mut bytes = [0; ROOM];
         bytes[..path.len()].copy_from_slice(path);
-        Self { bytes, len: path.len() as u8, below: below as u8, device }
+        Self { bytes, len: path.len() as u8, below: below as u8, name: name as u8, device }
+    }
+
+    fn last_name(&self) -> &[u8] {
+        &self.as_bytes()[usize::from(self.name)..]
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -193,8 +215,17 @@ fn mix(hash: u64, word: u64) -> u64 {
     product ^ (product >> 32)
 }
 
-fn is_path_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-')
+/// `A-Z a-z 0-9 / . -`.
+static PATH_BYTE: [bool; 256] = path_bytes();
+
+const fn path_bytes() -> [bool; 256] {
+    let (mut table, mut byte) = ([false; 256], 0);
+    while byte < 256 {
+        let known = byte as u8;
+        table[byte] = known.is_ascii_alphanumeric() || matches!(known, b'/' | b'.' | b'-');
+        byte += 1;
+    }
+    table
 }
 
 fn all_digits(text: &[u8]) -> bool {
@@ -227,20 +258,6 @@ fn skip_empty(path: &[u8], mut at: usize) -> usize {
             _ => return at,
         }
     }
-}
-
-/// Whether it is `/devN/b/mmm/ttt/fid.fid`, the folders being the FID's first digits.
-fn is_fid_path(path: &[u8]) -> bool {
-    let mut parts = path.split(|byte| *byte == b'/');
-    let mut part = || parts.next().unwrap_or_default();
-    let (root, device, b, mmm, ttt, file) = (part(), part(), part(), part(), part(), part());
-    let fid = file.strip_suffix(b".fid").unwrap_or_default();
-    parts.next().is_none()
-        && root.is_empty()
-        && DevId::from_component(device).is_some()
-        && all_digits(fid)
-        && (10..=FID_DIGITS_MAX).contains(&fid.len())
-        && (b, mmm, ttt) == (&fid[..1], &fid[1..4], &fid[4..7])
 }
 
 #[cfg(test)]

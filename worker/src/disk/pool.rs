@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use nix::time::ClockId;
+
 use crate::disk::on_disk::OnDisk;
 use crate::disk::shortage;
 use crate::disk::stall::Evidence;
@@ -33,7 +35,7 @@ pub trait Job: Send + Sized + 'static {
 #[derive(Debug)]
 pub struct Progress {
     clock: Arc<Clock>,
-    /// Milliseconds after the clock's epoch, plus one; 0: in no operation.
+    /// Milliseconds of [`Clock::now`], plus one; 0: in no operation.
     began: AtomicU64,
     /// The job has begun, and has not said yet that it calls the disk.
     untried: AtomicBool,
@@ -52,8 +54,7 @@ trait Room: Send + Sync {
 /// What all threads of a pool tell of time.
 #[derive(Debug)]
 struct Clock {
-    epoch: Instant,
-    /// When an operation last completed, in milliseconds after the epoch.
+    /// When an operation last completed, in milliseconds of [`Clock::now`].
     completed: AtomicU64,
     /// Jobs that wait for a thread.
     waiting: AtomicUsize,
@@ -97,12 +98,18 @@ struct State<J> {
 }
 
 impl Clock {
-    fn now(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
+    fn start() -> Clock {
+        Clock { completed: AtomicU64::new(Clock::now()), waiting: AtomicUsize::new(0) }
+    }
+
+    /// CLOCK_MONOTONIC in milliseconds, a few of them late: that costs least.
+    fn now() -> u64 {
+        let now = ClockId::CLOCK_MONOTONIC_COARSE.now().map_or(Duration::ZERO, Duration::from);
+        now.as_secs() * 1000 + u64::from(now.subsec_millis())
     }
 
     fn age(&self, at: u64) -> Duration {
-        Duration::from_millis(self.now().saturating_sub(at))
+        Duration::from_millis(Clock::now().saturating_sub(at))
     }
 }
 
@@ -110,26 +117,21 @@ impl Progress {
     /// Of a thread that no pool has.
     #[cfg(test)]
     pub(crate) fn in_test() -> Progress {
-        let clock = Clock {
-            epoch: Instant::now(),
-            completed: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-        };
         let room: Weak<dyn Room> = Weak::<Shared<tests::Step>>::new();
         let (began, untried, paced, client) = Default::default();
-        Progress { clock: Arc::new(clock), began, untried, paced, client, room }
+        Progress { clock: Arc::new(Clock::start()), began, untried, paced, client, room }
     }
 
     /// A job begins, as far as is known with a disk operation.
     fn begin(&self) {
-        self.began.store(self.clock.now() + 1, Relaxed);
+        self.began.store(Clock::now() + 1, Relaxed);
         self.untried.store(true, Relaxed);
     }
 
     /// A disk operation starts, or the next one of a job that does many: the one before it, if
     /// any, has completed. The beginning of the job is none: on a disk that hangs, jobs begin.
     pub fn touch(&self) {
-        let now = self.clock.now();
+        let now = Clock::now();
         let first = self.untried.swap(false, Relaxed);
         if self.began.swap(now + 1, Relaxed) != 0 && !first {
             self.clock.completed.store(now, Relaxed);
@@ -139,7 +141,7 @@ impl Progress {
     /// No disk operation is under way any more.
     pub fn rest(&self) {
         if self.began.swap(0, Relaxed) != 0 {
-            self.clock.completed.store(self.clock.now(), Relaxed);
+            self.clock.completed.store(Clock::now(), Relaxed);
         }
     }
 
@@ -152,7 +154,7 @@ impl Progress {
     /// Waits for our own writeback to make room: no operation, for as long as the disk lives.
     pub fn pace<T>(&self, wait: impl FnOnce() -> T) -> T {
         self.rest();
-        self.paced.store(self.clock.now() + 1, Relaxed);
+        self.paced.store(Clock::now() + 1, Relaxed);
         let waited = wait();
         self.paced.store(0, Relaxed);
         waited
@@ -192,8 +194,7 @@ impl<J: Job> Pool<J> {
             aside: 0,
             finished: false,
         };
-        let (completed, waiting) = Default::default();
-        let clock = Arc::new(Clock { epoch: Instant::now(), completed, waiting });
+        let clock = Arc::new(Clock::start());
         Pool(Arc::new(Shared { name, clock, state: Mutex::new(state) }))
     }
 

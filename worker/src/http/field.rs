@@ -28,11 +28,13 @@ pub enum ContentMd5 {
 /// The largest number taken anywhere: file offsets are signed.
 pub const MAX_NUMBER: u64 = i64::MAX as u64;
 
+/// Which bytes a token has; looking up is what a head costs least with.
+static TOKEN: [bool; 256] = token_bytes();
+
 /// Splits a line (without its CRLF) into name and trimmed value; `None` for no colon, an empty name, a blank before the colon or an obs-fold.
 pub fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = line.iter().position(|byte| *byte == b':')?;
-    let name = &line[..colon];
-    is_token(name).then(|| (name, trim(&line[colon + 1..])))
+    let colon = line.iter().position(|byte| !is_token_byte(*byte)).filter(|at| *at > 0)?;
+    (line[colon] == b':').then(|| (&line[..colon], trim(&line[colon + 1..])))
 }
 
 /// Whether it is a token (RFC 9110 5.6.2), as a method and a field name must be.
@@ -43,6 +45,30 @@ pub fn is_token(text: &[u8]) -> bool {
 /// Whether a line may hold this byte: not NUL, CR, LF or another control character.
 pub fn is_text(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
+}
+
+/// How many bytes there are in front of the first that no line may hold. Eight are looked at a time.
+pub fn text_len(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        match first_control(u64::from_le_bytes(*word)) {
+            None => at += 8,
+            Some(control) if bytes[at + control] == b'\t' => at += control + 1,
+            Some(control) => return at + control,
+        }
+    }
+    at + bytes[at..].iter().take_while(|byte| is_text(**byte)).count()
+}
+
+/// Which of eight bytes is the first control character: Warren, Hacker's Delight, section 6-1. The
+/// bits above that byte's may be wrong.
+fn first_control(word: u64) -> Option<usize> {
+    const EACH: u64 = u64::MAX / 255;
+    let delete = word ^ (EACH * 0x7f);
+    let below_blank = word.wrapping_sub(EACH * 0x20) & !word;
+    let is_delete = delete.wrapping_sub(EACH) & !delete;
+    let found = (below_blank | is_delete) & (EACH * 0x80);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
 }
 
 /// Takes off the blanks (spaces and tabs) at both ends.
@@ -113,7 +139,22 @@ fn sextet(byte: u8) -> Option<u8> {
 }
 
 fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
+}
+
+const fn token_bytes() -> [bool; 256] {
+    let (mut table, others) = ([false; 256], b"!#$%&'*+-.^_`|~");
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 #[cfg(test)]

@@ -94,24 +94,24 @@ pub enum Pumped {
     Failed(io::Error),
 }
 
-/// Writes the head of the answer for a file, and says which part of it follows.
+/// Writes the head of the answer for a file, whose time is given in both forms, and says which part of it follows.
 /// `Err`: it is no file that can be sent.
 pub fn plan(
     out: &mut Vec<u8>,
     request: &Request,
-    facts: Facts,
+    (facts, modified): (Facts, &HttpDate),
     now: &HttpDate,
     keep: bool,
 ) -> Result<Option<Extent>, Status> {
     if !facts.regular {
         return Err(Status::Forbidden403);
     }
-    let (size, modified) = (facts.size, HttpDate::from_unix(facts.modified));
+    let size = facts.size;
     match request.conditions.judge(Purpose::Read, Some(facts.modified)) {
         Verdict::Proceed => {}
         Verdict::Failed => return Err(Status::PreconditionFailed412),
         Verdict::NotModified => {
-            answer::not_modified(out, now, &modified, keep);
+            answer::not_modified(out, now, modified, keep);
             return Ok(None);
         }
     }
@@ -122,11 +122,11 @@ pub fn plan(
             return Ok(None);
         }
         Selection::Whole => {
-            answer::file(out, now, &modified, size, keep);
+            answer::file(out, now, modified, size, keep);
             Extent { offset: 0, len: size }
         }
         Selection::Part { first, last } => {
-            answer::part(out, now, &modified, first, last, size, keep);
+            answer::part(out, now, modified, first, last, size, keep);
             Extent { offset: first, len: last - first + 1 }
         }
     };
@@ -143,7 +143,8 @@ pub fn answer_usage(
     keep: bool,
 ) {
     let facts = Facts { size: text.len() as u64, modified: usage.time as i64, regular: true };
-    match plan(out, request, facts, now, keep) {
+    let modified = HttpDate::from_unix(facts.modified);
+    match plan(out, request, (facts, &modified), now, keep) {
         Ok(None) => {}
         Ok(Some(Extent { offset, len })) => {
             let part = offset as usize..(offset + len) as usize;
@@ -334,7 +335,7 @@ impl Get {
                 Ok(OpenFile::new(fd, &stat, None, false))
             });
         let planned = match opened {
-            Ok(file) => plan(&mut head, &self.request, file.facts, &date_now(), keep)
+            Ok(file) => plan(&mut head, &self.request, file.described(), &date_now(), keep)
                 .map(|body| (body, file)),
             Err(e) => {
                 let status = status_of(&e);

@@ -199,8 +199,7 @@ fn read_lines(buf: &[u8], scan: &mut HeadScan, draft: &mut Draft) -> Result<bool
 /// The next line that has arrived whole, without its CRLF. Bytes are looked at once, whatever the cuts.
 fn next_line<'b>(window: &'b [u8], scan: &mut HeadScan) -> Result<Option<&'b [u8]>, Refusal> {
     let (start, from) = (scan.line as usize, scan.scanned as usize);
-    let text = window[from..].iter().position(|byte| !field::is_text(*byte));
-    let end = text.map_or(window.len(), |len| from + len);
+    let end = from + field::text_len(&window[from..]);
     scan.scanned = end as u32;
     match &window[end..] {
         [] | [b'\r'] => Ok(None),
@@ -217,7 +216,7 @@ impl Draft {
     fn request_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
         let (method, rest) = split_once(line, line.iter().position(is_blank))?;
         let (target, version) = split_once(rest, rest.iter().rposition(is_blank))?;
-        if !field::is_token(method) || target.is_empty() || target.iter().any(is_blank) {
+        if method.is_empty() || target.is_empty() {
             return Err(Refusal::BadRequest);
         }
         // RFC 9110 2.5: a later minor version is understood as the latest that we know.
@@ -226,7 +225,7 @@ impl Draft {
             Some([b'1'..=b'9']) => true,
             _ => return Err(Refusal::BadRequest),
         };
-        self.request.method = known_method(method)?;
+        self.request.method = known_method(method, target)?;
         self.request.target = check_target(target)?;
         Ok(())
     }
@@ -246,8 +245,10 @@ impl Draft {
             }
             8 if is("if-range") => request.if_range = one_if_range(request.if_range, value),
             10 if is("connection") => {
-                self.says_close |= has_element(value, "close");
-                self.says_keep_alive |= has_element(value, "keep-alive");
+                for element in field::list(value) {
+                    self.says_close |= element.eq_ignore_ascii_case(b"close");
+                    self.says_keep_alive |= element.eq_ignore_ascii_case(b"keep-alive");
+                }
             }
             11 if is("content-md5") => request.content_md5 = request.content_md5.with(value),
             13 if is("content-range") => request.content_range = request.content_range.with(value),
@@ -321,14 +322,18 @@ fn split_once(text: &[u8], at: Option<usize>) -> Result<(&[u8], &[u8]), Refusal>
     Ok((&text[..at], &text[at + 1..]))
 }
 
-fn known_method(method: &[u8]) -> Result<Method, Refusal> {
+/// A blank in the target of a known one is refused with the target.
+fn known_method(method: &[u8], target: &[u8]) -> Result<Method, Refusal> {
     match method {
         b"GET" => Ok(Method::Get),
         b"HEAD" => Ok(Method::Head),
         b"PUT" => Ok(Method::Put),
         b"DELETE" => Ok(Method::Delete),
         b"MKCOL" => Ok(Method::Mkcol),
-        _ => Err(Refusal::NotImplemented),
+        _ if field::is_token(method) && !target.iter().any(is_blank) => {
+            Err(Refusal::NotImplemented)
+        }
+        _ => Err(Refusal::BadRequest),
     }
 }
 

@@ -157,6 +157,9 @@ impl Put {
             self.receive(turn, buffer)
         });
         turn.count_in(self.received - before);
+        if matches!(stopped, Err(Stop::Blocked | Stop::Enough)) {
+            self.file.as_mut().map(Incoming::rest);
+        }
         match stopped {
             Ok(()) => Turned::Over(self.finish(turn)),
             Err(Stop::Blocked) => {
@@ -209,7 +212,7 @@ impl Put {
                 opened => return opened,
             }
         }
-        Incoming::create(on, device, &self.path)
+        Incoming::create(on, device, &self.path, &self.flush(turn)?)
     }
 
     fn is_range(&self) -> bool {
@@ -453,21 +456,35 @@ impl Put {
         turn.progress.touch();
         let Some(incoming) = self.file.take() else { return Outcome::Broken };
         let keep = self.request.keep_alive;
-        let ready = self.make_ready(turn, &incoming);
-        if ready.as_ref().is_ok_and(|ready| *ready) && !turn.enter(Stage::Committing) {
-            return Outcome::Finished;
-        }
-        let stored = ready.and_then(|ready| match ready {
-            true => self.store(turn, incoming).map(|()| Status::Created201),
-            false => Ok(Status::BadRequest400),
-        });
-        let status = stored.unwrap_or_else(|e| self.status_on_disk(&e));
+        let stored = self.conclude(turn, incoming);
+        let status = match stored {
+            Ok(Some(status)) => status,
+            Ok(None) => return Outcome::Finished,
+            Err(e) => self.status_on_disk(&e),
+        };
         // The body is read: the next request may follow.
         self.reply(turn, status, keep && !closes(status))
     }
 
+    /// `Ok(None)`: the connection is lost, and nothing was committed.
+    fn conclude(&mut self, turn: &Turn<'_>, incoming: Incoming) -> Result<Option<Status>, Failed> {
+        let flush = self.flush(turn)?;
+        if !self.make_ready(turn, &incoming, &flush)? {
+            return Ok(Some(Status::BadRequest400));
+        }
+        if !turn.enter(Stage::Committing) {
+            return Ok(None);
+        }
+        self.store(turn, incoming, &flush).map(|()| Some(Status::Created201))
+    }
+
     /// All that comes before the commit. `Ok(false)`: the content is not what was announced.
-    fn make_ready(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> Result<bool, Failed> {
+    fn make_ready(
+        &mut self,
+        turn: &Turn<'_>,
+        incoming: &Incoming,
+        flush: &Flush<'_>,
+    ) -> Result<bool, Failed> {
         if !self.matches_digest(turn, incoming).in_call("pread")? {
             return Ok(false);
         }
@@ -478,7 +495,7 @@ impl Put {
             file::wait_writeback(file, self.offset(), 1).in_call("sync_file_range")?;
         }
         if !self.spooled {
-            self.flush(turn)?.before(turn.on, incoming.file())?;
+            flush.before(turn.on, incoming.file())?;
         }
         Ok(true)
     }
@@ -496,8 +513,7 @@ impl Put {
         Ok(found == wanted)
     }
 
-    fn store(&self, turn: &Turn<'_>, incoming: Incoming) -> Result<(), Failed> {
-        let flush = self.flush(turn)?;
+    fn store(&self, turn: &Turn<'_>, incoming: Incoming, flush: &Flush<'_>) -> Result<(), Failed> {
         let (on, device, path) = (turn.on, turn.device, &self.path);
         let change = || turn.slot.map(|slot| slot.change(path));
         if incoming.is_new() {
@@ -505,17 +521,17 @@ impl Put {
         }
         let create_only = self.request.conditions.create_only();
         if !create_only && (!self.is_range() || !incoming.is_new()) {
-            return incoming.commit(on, device, path, &flush, change);
+            return incoming.commit(on, device, path, flush, change);
         }
         let mut source = incoming;
         if !self.spooled {
-            match source.commit_new(on, device, path, &flush)? {
+            match source.commit_new(on, device, path, flush)? {
                 None => return Ok(()),
                 Some(_) if create_only => return Err(ConditionFailed).in_call("linkat"),
                 Some(back) => source = back, // There is a file by now.
             }
         }
-        self.merge(turn, &flush, &source)
+        self.merge(turn, flush, &source)
     }
 
     /// Writes a range that was received elsewhere into its file, which may be gone by now.
@@ -523,7 +539,7 @@ impl Put {
         let (on, device, path) = (turn.on, turn.device, &self.path);
         let change = || turn.slot.map(|slot| slot.change(path));
         let target = match Incoming::in_place(on, device, path) {
-            Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path),
+            Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path, flush),
             opened => opened,
         }?;
         let from = (source.file(), self.offset());

@@ -233,7 +233,7 @@ mod tests {
         let (folder, dir) = folder();
         match open(dir.as_fd(), c"link/b", libc::O_TMPFILE | libc::O_RDWR, 0o600) {
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                println!("SKIPPED: no O_TMPFILE")
+                println!("SKIPPED: no O_TMPFILE");
             }
             made => drop(made.unwrap()),
         }

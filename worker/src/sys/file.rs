@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};
+use nix::sys::stat::FileStat;
 use nix::unistd::{fdatasync, linkat};
 
 use super::doors::Door;
@@ -118,6 +119,24 @@ pub fn sendfile(
     // SAFETY: `offset` outlives the call, which only reads and writes that integer.
     let n = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &raw mut offset, count) };
     Ok(check(n as libc::c_long)? as usize)
+}
+
+/// fstat(2), without the C library's detour over newfstatat(2), which looks for a path first.
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+#[expect(unsafe_code, reason = "fstat")]
+pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
+    let mut stat = MaybeUninit::<FileStat>::uninit();
+    // SAFETY: the kernel's structure is the C library's here; it is filled when the call succeeds.
+    unsafe {
+        check(libc::syscall(libc::SYS_fstat, file.as_raw_fd(), stat.as_mut_ptr()))?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// fstat(2).
+#[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64")))]
+pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
+    Ok(nix::sys::stat::fstat(file)?)
 }
 
 /// What cachestat(2) is asked: `struct cachestat_range` of linux/mman.h.

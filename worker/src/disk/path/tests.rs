@@ -109,6 +109,27 @@ fn fid_paths_may_have_20_digits() {
 }
 
 #[test]
+fn fid_paths_have_one_spelling() {
+    assert!(path("//dev1/0/000/000/0000000001.fid").is_fid());
+    for raw in [
+        "/./dev1/0/000/000/0000000001.fid",
+        "/dev1//0/000/000/0000000001.fid",
+        "/dev1/./0/000/000/0000000001.fid",
+        "/dev1/0/000//0000000001.fid",
+        "/dev1/0/000/000/000000001.fid",
+        "/dev0/0/000/000/0000000001.fid",
+        "/0/000/000/0000000001.fid",
+        "/dev1/0/000/000/0000000001.fi",
+        "/dev1/0/000/000/",
+        "/dev1",
+        "/d",
+        "/",
+    ] {
+        assert!(!path(raw).is_fid(), "{raw}");
+    }
+}
+
+#[test]
 fn long_paths_that_are_no_fid_paths_are_refused() {
     for raw in [
         "/dev16777215/1/844/674/184467440737095516150.fid",

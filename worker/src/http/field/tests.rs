@@ -69,6 +69,17 @@ fn two_digests_must_agree() {
 
 proptest! {
     #[test]
+    fn text_ends_at_the_first_byte_that_is_none(
+        bytes in proptest::collection::vec(
+            prop_oneof![8 => b' '..0x7f, 1 => any::<u8>(), 1 => Just(b'\t')],
+            0..40,
+        )
+    ) {
+        let end = bytes.iter().position(|byte| !is_text(*byte)).unwrap_or(bytes.len());
+        prop_assert_eq!(text_len(&bytes), end);
+    }
+
+    #[test]
     fn md5_reads_what_plain_base64_wrote(digest: [u8; 16]) {
         let text = base64(&digest);
         prop_assert_eq!(ContentMd5::parse(text.as_bytes()), ContentMd5::Digest(digest));

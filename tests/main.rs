@@ -30,6 +30,8 @@ mod curl;
 mod daemon;
 /// 3: digests, and fsck's place among them.
 mod digest;
+/// What a kernel or a sandbox does not allow.
+mod doors;
 /// 7: graceful quit.
 mod drain;
 /// 2.4: what was acknowledged is there, and what failed is not.

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -46,7 +46,7 @@ use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::disk::temporary::Temporary;
-use crate::sys::file::{BENEATH, link_file, open_below};
+use crate::sys::file::{BENEATH, link_file, open_below, rename_new};
 
 /// A file being received.
 #[derive(Debug)]
@@ -308,7 +308,7 @@ fn rename_if_free(
 ) -> Result<(), Failed> {
     let ((from, old), folder) = (temporary.place(on), folder.get(on));
     let old = old.as_c_str();
-    match renameat2(from, old, folder, name, RenameFlags::RENAME_NOREPLACE) {
+    match rename_new(from, old, folder, name) {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
             linkat(from, old, folder, name, AtFlags::empty()).in_call("linkat")?;
             let _ = unlinkat(from, old, UnlinkatFlags::NoRemoveDir); // Else it is swept.

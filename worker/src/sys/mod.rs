@@ -1,5 +1,7 @@
 //! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind.
 
+mod beneath;
+pub mod doors;
 pub mod file;
 pub mod memory;
 pub mod mount;

@@ -76,6 +76,8 @@ mod nginx;
 mod open_files;
 /// Units, init scripts, man pages, completions.
 mod packaging;
+/// 2.4: what is there after the power was cut.
+mod power_cuts;
 /// `user` and `group`.
 mod privileges;
 /// `--quickstart`.

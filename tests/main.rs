@@ -30,6 +30,8 @@ mod curl;
 mod daemon;
 /// 3: digests, and fsck's place among them.
 mod digest;
+/// What a kernel or a sandbox does not allow.
+mod doors;
 /// 7: graceful quit.
 mod drain;
 /// 2.4: what was acknowledged is there, and what failed is not.
@@ -38,6 +40,8 @@ mod durable;
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.
 mod heal;
+/// The rules of the house.
+mod house;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.3 to 2.5: If-Match and its kin.

@@ -45,7 +45,7 @@ pub struct Setup {
     args: Vec<OsString>,
     env: Vec<(String, String)>,
     shell: Vec<String>,
-    prefix: Vec<&'static str>,
+    prefix: Vec<String>,
     inherited: Option<OwnedFd>,
 }
 
@@ -151,15 +151,30 @@ impl Setup {
     /// Runs a line of shell as [`Setup::shell`], with a mount namespace of the daemon's own.
     /// Needs root: see [`can_mount`].
     pub fn mount(mut self, line: &str) -> Setup {
-        self.prefix = vec!["unshare", "-m"];
+        self.prefix = words(&["unshare", "-m"]);
         self.shell(line)
     }
 
     /// Takes from a daemon run by root what lets root pass over file modes.
     pub fn without_privilege(mut self) -> Setup {
         if nix::unistd::geteuid().is_root() {
-            self.prefix = vec!["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+            self.prefix = words(&["setpriv", "--bounding-set=-dac_override,-dac_read_search"]);
         }
+        self
+    }
+
+    /// Runs the daemon in a sandbox that answers these system calls, by number, with an error.
+    /// Needs python3: see [`has_python`].
+    pub fn refused(mut self, calls: &[i64], errno: i32) -> Setup {
+        let calls: Vec<String> = calls.iter().map(i64::to_string).collect();
+        let filter = include_str!("sandbox.py");
+        self.prefix = words(&["python3", "-c", filter, &errno.to_string(), &calls.join(",")]);
+        self
+    }
+
+    /// Runs the daemon through a command that becomes what follows it.
+    pub fn through(mut self, command: &[&str]) -> Setup {
+        self.prefix = words(command);
         self
     }
 
@@ -199,8 +214,8 @@ impl Setup {
 
     fn command(&self, last: &str) -> Command {
         let script = [self.shell.join("\n"), last.to_owned()].join("\n");
-        let words = [&self.prefix[..], &["sh", "-ec", &script]].concat();
-        let mut command = Command::new(words[0]);
+        let words = [&self.prefix[..], &words(&["sh", "-ec", &script])].concat();
+        let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(binary()).args(self.defaults()).args(&self.args);
         for key in NOT_PASSED_ON {
             command.env_remove(key);
@@ -390,6 +405,17 @@ pub fn binary() -> OsString {
 pub fn can_mount() -> bool {
     let script = ["-m", "sh", "-c", "mount -t tmpfs none /mnt"];
     Command::new("unshare").args(script).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
+/// Whether [`Setup::refused`] can be done.
+pub fn has_python() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import ctypes"]).stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 fn event_of_kind(line: &str, kind: &str) -> Option<Value> {

@@ -8,7 +8,7 @@ mod slowfs;
 mod wait;
 
 pub use client::{Answer, Client};
-pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, binary, can_mount};
+pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, binary, can_mount, has_python};
 pub use mounts::{LoopDisk, disk_of, shell};
 pub use slowfs::{Kind, MODES, Mode, Sick, SlowFs, has_fuse, in_each_mode};
 pub use wait::{DEADLINE, Lines, until, until_some};

@@ -105,7 +105,7 @@ fn each_write(kind: FsKind, image: &Image, mode: &str, wish: Wish, errno: Errno)
         }
         if !struck {
             assert!(matches!(status, 201 | 204) && n > 1, "{what}");
-            println!("{}, {errno:?}", what);
+            println!("{what}, {errno:?}");
             return;
         }
     }
@@ -176,7 +176,7 @@ impl Wish {
     }
 
     /// What the file is afterwards, if all goes well.
-    fn afterwards(self) -> Option<Vec<u8>> {
+    fn intended(self) -> Option<Vec<u8>> {
         let body = self.body();
         let mut old = match self {
             Wish::Delete => return None,
@@ -196,7 +196,7 @@ impl Wish {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => panic!("{what}: {error}"),
         };
-        let new = self.afterwards();
+        let new = self.intended();
         let old = self.path().ends_with("old").then(|| pattern(OLD));
         if status < 300 || found == new || found == old {
             let right = status >= 300 || found == new;

@@ -97,6 +97,7 @@ impl Worker {
                 if let Some(dir) = self.devices.get(&key).and_then(|device| device.dir_at_hand()) {
                     let inline = dir.traits.inline_reads;
                     slot.inline_reads.store(if inline { 1 } else { 2 }, Relaxed);
+                    slot.closed.store(dir.closed().0, Relaxed);
                 }
             }
             if in_flight > 0 && (stalled || self.is_stalled(key)) {

@@ -4,6 +4,7 @@ use crate::advance::Next;
 use crate::conn::{Ending, Sending, State};
 use crate::disk::device::Device;
 use crate::disk::path::DevPath;
+use crate::disk::pool::Lack;
 use crate::event_loop::Worker;
 use crate::exchange::{Answered, Borrowed, Need, Op, Outcome, Released, Work};
 use crate::http::answer;
@@ -26,7 +27,7 @@ impl Worker {
     pub(crate) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
         let pool = self.pool_key(device.key);
         if self.is_stalled(pool) {
-            let next = self.refuse_op(key, device, Some(op));
+            let next = self.refuse_op(key, device, Some(op), Lack::Room);
             return self.act(key, next);
         }
         let loan = self.loan_for(key, device.key, pool, &op);
@@ -54,8 +55,9 @@ impl Worker {
         };
         let work =
             Work::for_connection(borrowed, Arc::clone(&device), Arc::clone(&self.context), op);
-        let Err(work) = self.pool(&device).submit(work, max_queue) else { return false };
-        let next = self.refuse_op(key, device, work.into_op());
+        let submitted = self.pool(&device).submit(work, max_queue);
+        let Err((work, lack)) = submitted else { return false };
+        let next = self.refuse_op(key, device, work.into_op(), lack);
         self.act(key, next)
     }
 
@@ -75,7 +77,13 @@ impl Worker {
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.
-    pub(crate) fn refuse_op(&mut self, key: usize, device: Arc<Device>, op: Option<Op>) -> Next {
+    pub(crate) fn refuse_op(
+        &mut self,
+        key: usize,
+        device: Arc<Device>,
+        op: Option<Op>,
+        lack: Lack,
+    ) -> Next {
         let status = answer::Status::ServiceUnavailable503;
         match op {
             Some(Op::Put(put)) if put.is_fresh() => {
@@ -83,6 +91,10 @@ impl Worker {
             }
             Some(Op::Get(get)) if get.is_fresh() => self.answer_for(key, Style::Http(get.keep())),
             Some(Op::Delete(delete)) => self.answer_for(key, Style::Http(delete.keep)),
+            Some(Op::Size(_) | Op::Digest(_)) if lack == Lack::Thread => {
+                self.say_threadless(device.key);
+                self.after_line(key)
+            }
             Some(Op::Size(_) | Op::Digest(_)) => self.answer_for(key, Style::Line(device.key)),
             Some(begun) => {
                 self.log_cut_off(key, &device);
@@ -102,14 +114,18 @@ impl Worker {
             }
             Style::Line(device) => {
                 self.say_stalled(device);
-                self.leave_fsck(key);
-                true
+                return self.after_line(key);
             }
         };
         match keep {
             true => self.after_batch(key, Next::Again, State::idle()),
             false => self.finish_batch(key, Ending::Lingering),
         }
+    }
+
+    fn after_line(&mut self, key: usize) -> Next {
+        self.leave_fsck(key);
+        self.after_batch(key, Next::Again, State::idle())
     }
 
     /// Takes a connection back from a disk thread that does not come back, and answers in its

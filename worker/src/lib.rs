@@ -64,6 +64,7 @@ pub fn run(spec: spec::WorkerSpec) -> i32 {
     let id = spec.id;
     sys::memory::give_back_large_buffers();
     sys::signal::ignore_file_size_signal();
+    try_doors(&spec);
     // What is still open is closed by the kernel when the process ends: not by this thread.
     let worker = event_loop::Worker::new(spec).map(std::mem::ManuallyDrop::new);
     match worker.and_then(|mut worker| worker.run()) {
@@ -72,5 +73,14 @@ pub fn run(spec: spec::WorkerSpec) -> i32 {
             log::error!("worker {id}: {e}");
             1
         }
+    }
+}
+
+/// What the kernel or a sandbox does not allow is told once for all workers.
+fn try_doors(spec: &spec::WorkerSpec) {
+    let news = spec.board.note_closed(spec.id, sys::doors::look()).names();
+    if !news.is_empty() {
+        let names = news.join(", ");
+        log::info!("the kernel, or a sandbox, has not or forbids: {names}. Other ways are used");
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::path::DevPath;
 use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::sys::doors::Closed;
 use crate::sys::shm;
 
 mod changes;
@@ -39,7 +40,8 @@ pub struct Scoreboard(&'static Board);
 #[repr(C)]
 pub(crate) struct Board {
     draining: AtomicU8,
-    accompanied: AtomicU8,
+    /// Doors of which the log tells already that they are closed.
+    closed: AtomicU32,
     workers: [WorkerSlot; MAX_WORKERS],
     devices: [DeviceSlot; MAX_DEVICES],
 }
@@ -103,6 +105,8 @@ pub struct WorkerSlot {
     pub wakeups: AtomicU64,
     /// Connections that watch the disk load.
     pub watchers: AtomicU32,
+    /// What its process found [`Closed`].
+    pub closed: AtomicU32,
     last_path: [AtomicU64; PATH_WORDS],
 }
 
@@ -124,6 +128,8 @@ pub struct DeviceSlot {
     pub oldest_began: AtomicU64,
     /// 1 when hot files are served without a disk thread, 2 when not, 0 unknown; the owner writes it.
     pub inline_reads: AtomicU8,
+    /// What its filesystem has [`Closed`], as far as is known; the owner writes it.
+    pub closed: AtomicU32,
     /// Whether it was a mount: never reset while its folder is there.
     pub mount: Mount,
     changes: Changes,
@@ -189,15 +195,10 @@ impl Scoreboard {
         self.0.draining.store(1, Release);
     }
 
-    /// True while processes with another scoreboard may change the same files: the other generation
-    /// of an upgrade. What this one says of changes is not all then.
-    pub fn accompanied(&self) -> bool {
-        self.0.accompanied.load(Acquire) != 0
-    }
-
-    /// Set by the master before there are such processes, and a while after the last one.
-    pub fn set_accompanied(&self, accompanied: bool) {
-        self.0.accompanied.store(accompanied.into(), Release);
+    /// Notes what a worker found closed. Returns what no worker had found so before.
+    pub fn note_closed(&self, id: WorkerId, found: Closed) -> Closed {
+        self.worker(id).closed.store(found.0, Relaxed);
+        Closed(found.0 & !self.0.closed.fetch_or(found.0, Relaxed))
     }
 
     /// The slot of a device, if the master has listed it.
@@ -279,6 +280,7 @@ impl WorkerSlot {
         self.pid.store(pid, Relaxed);
         self.connections.store(0, Relaxed);
         self.watchers.store(0, Relaxed);
+        self.closed.store(0, Relaxed);
         self.heartbeat.store(0, Relaxed);
         self.last_path.iter().for_each(|word| word.store(0, Relaxed));
     }

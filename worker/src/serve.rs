@@ -26,6 +26,7 @@ use crate::http::status_of;
 use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::sys::doors::Door;
 use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
@@ -309,6 +310,7 @@ impl Worker {
         let rest = file.facts.size - body.offset;
         body.len <= most
             && rest <= INLINE
+            && Door::Preadv2.is_open()
             && file.is_cached(body.offset).unwrap_or_else(|| self.is_told(file, body))
     }
 
@@ -460,7 +462,7 @@ impl Worker {
     pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
         let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
         // Never refused for the queue's length. Without threads it is not done: not here.
-        if let Err(work) = self.pool(device).submit(work, usize::MAX) {
+        if let Err((work, _)) = self.pool(device).submit(work, usize::MAX) {
             errands::run(move |_| drop(work));
         }
     }

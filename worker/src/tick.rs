@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::disk::shortage;
 use crate::event_loop::Worker;
 use crate::timer::Wait;
 
@@ -34,6 +35,7 @@ impl Worker {
         self.watch_devices();
         self.resume_listeners();
         self.even_out();
+        shortage::tell();
         for dropped in self.files.sweep(self.now) {
             self.close_kept(dropped);
         }

@@ -104,6 +104,9 @@ pub struct WorkerStatus {
     pub heartbeat_age_ms: Option<u64>,
     /// The devices it owns.
     pub devices: Vec<String>,
+    /// What the kernel or a sandbox does not let its process do.
+    #[serde(default)]
+    pub closed: Vec<String>,
 }
 
 /// One device.
@@ -123,6 +126,9 @@ pub struct DeviceStatus {
     pub oldest_ms: u64,
     /// Whether hot files are served without a disk thread; `null` while not known.
     pub inline_reads: Option<bool>,
+    /// What its filesystem cannot do, as far as is known.
+    #[serde(default)]
+    pub closed: Vec<String>,
     /// KiB used and KiB that users may use in all, from the last look; `null` before it.
     pub used_kib: Option<u64>,
     /// See `used_kib`.

@@ -59,7 +59,7 @@ use links::Links;
 use plan::Plan;
 use policy::{Action, Event, Exit, Phase, Policy};
 use reload::Renewal;
-use upgrade::{FORGET_COMPANY, Upgrades};
+use upgrade::Upgrades;
 
 /// How often the docroots are listed.
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
@@ -109,8 +109,6 @@ pub struct Supervisor {
     upgrades: Upgrades,
     /// What this process succeeds to, as long as that lives.
     origin: Option<Origin>,
-    /// Until then, at least, the workers are told that they are not alone.
-    accompanied_until: Instant,
     links: Links,
     /// The listeners as they were, for reports after they are closed.
     listening: Vec<Listening>,
@@ -178,7 +176,6 @@ impl Supervisor {
             reload_again: false,
             upgrades: Upgrades::default(),
             origin,
-            accompanied_until: now + FORGET_COMPANY,
             links: Links::default(),
             stalled: BTreeMap::new(),
             stuck: BTreeSet::new(),
@@ -197,7 +194,6 @@ impl Supervisor {
             paths: Paths { pidfile: config.pidfile, status: config.status_socket },
             kit,
         };
-        supervisor.board.set_accompanied(origin.is_some());
         supervisor
             .register(&supervisor.signals, SIGNALS_TOKEN, Interest::READABLE)
             .map_err(MasterError::system("epoll_ctl"))?;
@@ -260,7 +256,6 @@ impl Supervisor {
             self.look_for_stalls();
             self.look_for_stuck_workers(now);
             self.tidy_after_predecessor();
-            self.look_for_company(now);
         }
         self.watchdog.feed(now, self.stuck.is_empty());
         self.look_after_successor(now);

@@ -7,6 +7,7 @@ use mio::{Interest, Token};
 use nix::time::{ClockId, clock_gettime};
 use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState};
 use rmogstored_worker::spec::{DeviceKey, WorkerId};
+use rmogstored_worker::sys::doors::Closed;
 
 use super::children::Child;
 use super::{FIRST_READER, Supervisor};
@@ -80,6 +81,7 @@ impl Supervisor {
             wakeups: slot.wakeups.load(Relaxed),
             heartbeat_age_ms: age_ms(slot.heartbeat.load(Relaxed)),
             devices: self.devices_of(id),
+            closed: names(slot.closed.load(Relaxed)),
         }
     }
 
@@ -102,11 +104,16 @@ impl Supervisor {
                 2 => Some(false),
                 _ => None,
             },
+            closed: names(slot.closed.load(Relaxed)),
             used_kib: usage.as_ref().map(|usage| usage.used),
             total_kib: usage.as_ref().map(|usage| usage.total),
             busy_percent: slot.busy().map(|busy| f64::from(busy) / 100.0),
         }
     }
+}
+
+fn names(closed: u32) -> Vec<String> {
+    Closed(closed).names().into_iter().map(str::to_owned).collect()
 }
 
 fn listener_status(listening: &Listening) -> ListenerStatus {

@@ -40,8 +40,6 @@ const MOST_SAID: usize = 4096;
 /// Exit status of a child that could not become the successor: as of a shell.
 const CANNOT_EXECUTE: i32 = 127;
 const TOKEN: Token = Token(1 << 15);
-/// Longer than workers go on whose master was killed, and a worker keeps a file open, together.
-pub(super) const FORGET_COMPANY: Duration = Duration::from_secs(10);
 
 /// What the master knows of its upgrades.
 #[derive(Debug, Default)]
@@ -117,16 +115,6 @@ impl Supervisor {
         })
     }
 
-    /// Tells the workers whether another program's processes may change files beside them. Also
-    /// for a while after those have gone: what was opened before may have been changed by them.
-    pub(super) fn look_for_company(&mut self, now: Instant) {
-        if self.upgrade_under_way().is_some() {
-            self.accompanied_until = now + FORGET_COMPANY;
-        } else if now >= self.accompanied_until {
-            self.board.set_accompanied(false);
-        }
-    }
-
     fn launch(&mut self, now: Instant) -> Result<Pid, String> {
         let executable = self.kit.invocation.executable();
         let executable = c_path(executable.map_err(|e| format!("cannot execute {e}"))?);
@@ -136,8 +124,6 @@ impl Supervisor {
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
-        self.board.set_accompanied(true);
-        self.accompanied_until = now + FORGET_COMPANY;
         let legacy = self.legacy();
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
             self.become_successor(&executable, &words, writer, legacy)

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
@@ -46,8 +46,8 @@ use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::disk::temporary::Temporary;
-use crate::sys::disk::{linkat, openat, renameat, renameat2, unlinkat};
-use crate::sys::file::{BENEATH, link_file, open_below};
+use crate::sys::disk::{linkat, openat, renameat, unlinkat};
+use crate::sys::file::{BENEATH, link_file, open_below, rename_new};
 
 /// A file being received.
 #[derive(Debug)]
@@ -309,7 +309,7 @@ fn rename_if_free(
 ) -> Result<(), Failed> {
     let ((from, old), folder) = (temporary.place(on), folder.get(on));
     let old = old.as_c_str();
-    match renameat2(from, old, folder, name, RenameFlags::RENAME_NOREPLACE) {
+    match rename_new(from, old, folder, name) {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
             linkat(from, old, folder, name, AtFlags::empty()).in_call("linkat")?;
             let _ = unlinkat(from, old, UnlinkatFlags::NoRemoveDir); // Else it is swept.

@@ -20,6 +20,7 @@ use crate::disk::mounted::Guard;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::temporary;
 use crate::spec::DeviceKey;
+use crate::sys::doors::{Closed, Door};
 
 /// From this age on a directory descriptor is not used for new operations, so that a disk mounted
 /// over it, or under its name, is found.
@@ -199,6 +200,9 @@ impl Device {
             // The filesystem has not been unmounted meanwhile: that was held open.
             let same = dir.fd.stat(on)?.st_dev == before.fd.stat(on)?.st_dev;
             dir.tried.store(same && before.is_tried(), Relaxed);
+            if same && !before.anonymous_files.load(Relaxed) {
+                dir.anonymous_files.store(false, Relaxed);
+            }
             self.swept.fetch_and(same, Relaxed);
         }
         self.lock().retire();
@@ -254,7 +258,7 @@ impl Device {
             fd,
             opened: Instant::now(),
             traits,
-            anonymous_files: AtomicBool::new(true),
+            anonymous_files: AtomicBool::new(Door::Tmpfile.is_open()),
             tried: AtomicBool::new(true),
         };
         let mut dirs = self.lock();
@@ -308,17 +312,26 @@ impl DeviceDir {
         let kind = filesystem.filesystem_type();
         let quiet = FsFlags::ST_NOATIME | FsFlags::ST_RDONLY;
         let traits = Traits {
-            inline_reads: answers_from_cache(kind),
+            inline_reads: answers_from_cache(kind) && can_look(kind),
             updates_atime: !filesystem.flags().intersects(quiet),
             sends_unlocked: kind != XFS_SUPER_MAGIC,
         };
-        let (anonymous_files, tried) = (AtomicBool::new(true), AtomicBool::new(false));
+        let anonymous_files = AtomicBool::new(Door::Tmpfile.is_open());
+        let tried = AtomicBool::new(false);
         Ok(DeviceDir { fd, opened: Instant::now(), traits, anonymous_files, tried })
     }
 
     /// Its descriptor, for who may wait.
     pub fn get(&self, on: &OnDisk) -> BorrowedFd<'_> {
         self.fd.get(on)
+    }
+
+    /// What the filesystem cannot do that the kernel can, as far as is known.
+    pub fn closed(&self) -> Closed {
+        match self.anonymous_files.load(Relaxed) || !Door::Tmpfile.is_open() {
+            true => Closed::default(),
+            false => Closed::default().and(Door::Tmpfile),
+        }
     }
 
     /// A file has been opened.
@@ -343,6 +356,12 @@ impl DeviceDir {
 /// no RWF_NOWAIT, and its pages may be in the swap.
 fn answers_from_cache(kind: FsType) -> bool {
     [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind)
+}
+
+/// Whether the kernel lets a loop open and read what is in memory.
+fn can_look(kind: FsType) -> bool {
+    let sends_unlocked = kind != XFS_SUPER_MAGIC;
+    Door::ResolveCached.is_open() && (sends_unlocked || Door::Preadv2.is_open())
 }
 
 #[cfg(test)]

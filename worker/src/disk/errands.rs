@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::disk::on_disk::OnDisk;
+use crate::disk::shortage;
 
 const STACK: usize = 128 * 1024;
 
@@ -24,7 +25,7 @@ pub fn run(errand: impl FnOnce(&OnDisk) + Send + 'static) {
         }
     };
     if let Err(e) = thread::Builder::new().name("disk".into()).stack_size(STACK).spawn(work) {
-        log::error!("cannot start a thread to close a file in: {e}");
+        shortage::note("work on a disk", &e);
         std::mem::forget(kept);
     }
 }

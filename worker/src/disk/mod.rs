@@ -16,7 +16,7 @@
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
-//! | [`pool`] | disk threads |
+//! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
 //! | [`mounts`] | the mount that a device is on |
@@ -38,6 +38,7 @@ pub mod on_disk;
 pub mod open;
 pub mod path;
 pub mod pool;
+pub mod shortage;
 pub mod stall;
 pub mod temporary;
 pub mod usage;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 
 use crate::disk::on_disk::OnDisk;
+use crate::disk::shortage;
 use crate::disk::stall::Evidence;
 use crate::sys::priority;
 
@@ -57,6 +58,15 @@ struct Clock {
     completed: AtomicU64,
     /// Jobs that wait for a thread.
     waiting: AtomicUsize,
+}
+
+/// Why a job is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// As many wait as may.
+    Room,
+    /// There is no thread and none can be started.
+    Thread,
 }
 
 /// The threads and the queue of one device.
@@ -188,12 +198,11 @@ impl<J: Job> Pool<J> {
         Pool(Arc::new(Shared { name, clock, state: Mutex::new(state) }))
     }
 
-    /// Queues a job. The error gives it back: `max_queue` jobs wait already, or there is no
-    /// thread and none can be started.
-    pub fn submit(&self, job: J, max_queue: usize) -> Result<(), J> {
+    /// Queues a job. The error gives it back and says what it is for the lack of.
+    pub fn submit(&self, job: J, max_queue: usize) -> Result<(), (J, Lack)> {
         let mut state = self.0.lock();
         if state.queue.len() >= max_queue {
-            return Err(job);
+            return Err((job, Lack::Room));
         }
         state.queue.push_back(job);
         self.0.count_waiting(&state);
@@ -201,7 +210,7 @@ impl<J: Job> Pool<J> {
         if state.threads.is_empty() {
             let job = state.queue.pop_back();
             self.0.count_waiting(&state);
-            return job.map_or(Ok(()), Err);
+            return job.map_or(Ok(()), |job| Err((job, Lack::Thread)));
         }
         drop(state);
         wake(helper);
@@ -334,7 +343,7 @@ impl<J: Job> Shared<J> {
             match self.start_thread(state) {
                 Ok(()) => state.waking = true,
                 Err(e) if state.threads.is_empty() => {
-                    log::error!("{}: cannot start a disk thread: {e}", self.name);
+                    shortage::note(&self.name, &e);
                 }
                 Err(e) => log::debug!("{}: cannot start one more disk thread: {e}", self.name),
             }

@@ -176,7 +176,7 @@ fn each_call(rig: &Rig, mode: Fsync, kind: &Kind, fault: Fault, lasts: bool) {
         match fault {
             Fault::Short => succeeded(kind, &told, &after, &what),
             Fault::Error(errno) => {
-                failed(mode, kind, errno, &told, lasts, (&before, &after), &what)
+                failed(mode, kind, errno, &told, lasts, (&before, &after), &what);
             }
         }
     }

@@ -189,6 +189,12 @@ impl Worker {
         self.say(&format!("ERR device {} stalled", device.devid))
     }
 
+    /// There is no thread that could ask the device.
+    pub(crate) fn say_threadless(&mut self, device: DeviceKey) -> Heard {
+        self.slot.errors.fetch_add(1, Relaxed);
+        self.say(&format!("ERR device {} has no thread", device.devid))
+    }
+
     /// A digest for fsck is done, or its connection has gone: the next one's turn, which it takes
     /// when the connection at hand has been seen to.
     pub(crate) fn leave_fsck(&mut self, key: usize) {

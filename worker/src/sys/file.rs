@@ -9,11 +9,13 @@ use std::ptr;
 use std::sync::LazyLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags};
+use nix::sys::stat::FileStat;
+use nix::unistd::linkat;
 
-use super::check;
-use super::disk::may_begin;
+use super::disk::{fdatasync, may_begin, renameat2};
+use super::doors::Door;
+use super::{beneath, check};
 
 /// Symbolic links may not leave the starting directory: openat2(2).
 pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
@@ -23,8 +25,7 @@ pub const SAME_MOUNT: u64 = BENEATH | libc::RESOLVE_NO_XDEV;
 pub const CACHED: u64 = SAME_MOUNT | libc::RESOLVE_CACHED;
 
 /// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached, or the
-/// kernel, before 5.6, cannot tell.
-#[expect(unsafe_code, reason = "openat2")]
+/// kernel cannot tell. Without openat2 it goes step by step: [`beneath`].
 pub fn open_below(
     dir: BorrowedFd<'_>,
     path: &CStr,
@@ -33,71 +34,41 @@ pub fn open_below(
     resolve: u64,
 ) -> io::Result<OwnedFd> {
     may_begin("openat2")?;
+    let cached = resolve & libc::RESOLVE_CACHED != 0;
+    if cached && !Door::ResolveCached.is_open() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    if !Door::Openat2.is_open() {
+        return beneath::open(dir, path, flags, mode);
+    }
+    loop {
+        match openat2(dir, path, flags, mode, resolve) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            opened => return opened,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "openat2")]
+pub(super) fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     // SAFETY: `open_how` is plain integers, for which zero is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.mode = u64::from(mode);
     how.resolve = resolve;
-    loop {
-        // SAFETY: both pointers are valid for the call; the size is that of `how`.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                dir.as_raw_fd(),
-                path.as_ptr(),
-                &raw const how,
-                size_of::<libc::open_how>(),
-            )
-        };
-        match check(result) {
-            // SAFETY: a new descriptor of ours.
-            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => {
-                return match resolve & libc::RESOLVE_CACHED {
-                    0 => open_step_by_step(dir, path, flags, mode),
-                    _ => Err(io::ErrorKind::WouldBlock.into()),
-                };
-            }
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-/// What [`open_below`] does on kernels before 5.6: folder by folder, so that no symbolic link is
-/// followed. `EXDEV` for any link, also one that stays below `dir`.
-fn open_step_by_step(
-    dir: BorrowedFd<'_>,
-    path: &CStr,
-    flags: i32,
-    mode: u32,
-) -> io::Result<OwnedFd> {
-    let bytes = path.to_bytes();
-    let folders = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let (above, last) = bytes.split_at(folders);
-    let mut folder = dir.try_clone_to_owned()?;
-    for name in above.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-        let step = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        folder = match openat(&folder, name, step, Mode::empty()) {
-            Err(Errno::ENOTDIR) if is_link(&folder, name) => return Err(Errno::EXDEV.into()),
-            opened => opened?,
-        };
-    }
-    let last = if last.is_empty() { b"." } else { last };
-    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match openat(&folder, last, flags, Mode::from_bits_truncate(mode)) {
-        Err(Errno::ELOOP | Errno::ENOTDIR) if is_link(&folder, last) => Err(Errno::EXDEV.into()),
-        Ok(fd) if flags.contains(OFlag::O_PATH) && is_link(&folder, last) => {
-            drop(fd);
-            Err(Errno::EXDEV.into())
-        }
-        opened => Ok(opened?),
-    }
-}
-
-fn is_link(folder: &OwnedFd, name: &[u8]) -> bool {
-    fstatat(folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFLNK)
+    let (fd, size) = (dir.as_raw_fd(), size_of::<libc::open_how>());
+    // SAFETY: both pointers are valid for the call; the size is that of `how`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size) };
+    let opened = check(result)?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
 }
 
 /// Appends up to `want` bytes from `offset`, all from the page cache: preadv2(2) with RWF_NOWAIT.
@@ -109,6 +80,9 @@ pub fn read_cached(
     want: usize,
     offset: u64,
 ) -> io::Result<usize> {
+    if !Door::Preadv2.is_open() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     into.reserve(want);
     let spare = &mut into.spare_capacity_mut()[..want];
     let n = preadv2(file, spare, offset, libc::RWF_NOWAIT)?;
@@ -117,7 +91,7 @@ pub fn read_cached(
 }
 
 #[expect(unsafe_code, reason = "preadv2")]
-fn preadv2(
+pub(super) fn preadv2(
     file: BorrowedFd<'_>,
     into: &mut [MaybeUninit<u8>],
     offset: u64,
@@ -149,24 +123,6 @@ pub fn sendfile(
     Ok(check(n as libc::c_long)? as usize)
 }
 
-/// What cachestat(2) is asked: `struct cachestat_range` of linux/mman.h.
-#[repr(C)]
-struct CacheRange {
-    offset: u64,
-    len: u64,
-}
-
-/// What it answers: `struct cachestat`, in pages.
-#[repr(C)]
-#[derive(Default)]
-struct CacheCounts {
-    cached: u64,
-    dirty: u64,
-    writeback: u64,
-    evicted: u64,
-    recently_evicted: u64,
-}
-
 /// fstat(2), without the C library's detour over newfstatat(2), which looks for a path first.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 #[expect(unsafe_code, reason = "fstat")]
@@ -185,14 +141,39 @@ pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
     Ok(nix::sys::stat::fstat(file)?)
 }
 
+/// What cachestat(2) is asked: `struct cachestat_range` of linux/mman.h.
+#[repr(C)]
+struct CacheRange {
+    offset: u64,
+    len: u64,
+}
+
+/// What it answers: `struct cachestat`, in pages.
+#[repr(C)]
+#[derive(Default)]
+struct CacheCounts {
+    cached: u64,
+    dirty: u64,
+    writeback: u64,
+    evicted: u64,
+    recently_evicted: u64,
+}
+
 /// The number of cachestat(2), Linux 6.5, which is the same on every architecture but alpha.
 const SYS_CACHESTAT: libc::c_long = 451;
 
 /// How many pages of a range are in the page cache, among them those whose read has not ended:
-/// cachestat(2). It submits nothing. `ENOSYS`: before Linux 6.5. `EPERM`: neither the caller's own
-/// nor writable, since Linux 6.14.
-#[expect(unsafe_code, reason = "cachestat")]
+/// cachestat(2). It submits nothing. `ENOSYS`: there is no such call. `EPERM`: neither the caller's
+/// own nor writable, since Linux 6.14.
 pub fn pages_cached(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
+    match Door::Cachestat.is_open() {
+        true => cachestat(file, offset, len),
+        false => Err(Errno::ENOSYS.into()),
+    }
+}
+
+#[expect(unsafe_code, reason = "cachestat")]
+pub(super) fn cachestat(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
     let range = CacheRange { offset, len };
     let mut counts = CacheCounts::default();
     // SAFETY: both structures are laid out as the kernel's and outlive the call.
@@ -265,41 +246,35 @@ impl Drop for View {
 }
 
 /// Gives an anonymous file (O_TMPFILE) a name: linkat(2). `EEXIST`: the name is taken.
-#[expect(unsafe_code, reason = "linkat with AT_EMPTY_PATH")]
 pub fn link_file(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     may_begin("linkat")?;
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    let direct = unsafe {
-        libc::linkat(
-            file.as_raw_fd(),
-            c"".as_ptr(),
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
-    };
-    match check(direct.into()) {
-        Ok(_) => Ok(()),
+    if !Door::Linkat.is_open() {
+        return link_through_proc(file, dir, name);
+    }
+    match linkat(file, c"", dir, name, AtFlags::AT_EMPTY_PATH) {
         // Kernels before 6.10 say so to those without CAP_DAC_READ_SEARCH: open(2), O_TMPFILE.
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => link_through_proc(file, dir, name),
-        Err(e) => Err(e),
+        Err(Errno::ENOENT) => link_through_proc(file, dir, name),
+        linked => Ok(linked?),
     }
 }
 
-#[expect(unsafe_code, reason = "linkat")]
 fn link_through_proc(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let source = format!("/proc/self/fd/{}\0", file.as_raw_fd());
-    // SAFETY: both strings are NUL-terminated and outlive the call.
-    let result = unsafe {
-        libc::linkat(
-            libc::AT_FDCWD,
-            source.as_ptr().cast(),
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            libc::AT_SYMLINK_FOLLOW,
-        )
-    };
-    check(result.into()).map(|_| ())
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(linkat(AT_FDCWD, source.as_str(), dir, name, AtFlags::AT_SYMLINK_FOLLOW)?)
+}
+
+/// Renames a file unless something has the new name: `EEXIST`. `ENOSYS`, and `EINVAL` from some
+/// filesystems: there is no such rename.
+pub fn rename_new(
+    from: BorrowedFd<'_>,
+    old: &CStr,
+    folder: BorrowedFd<'_>,
+    name: &CStr,
+) -> nix::Result<()> {
+    match Door::Renameat2.is_open() {
+        true => renameat2(from, old, folder, name, RenameFlags::RENAME_NOREPLACE),
+        false => Err(Errno::ENOSYS),
+    }
 }
 
 /// Gives a file disk space for a range that is going to be written: fallocate(2). Its size stays:
@@ -330,10 +305,24 @@ pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
     sync_range(file, 0, 0, before | libc::SYNC_FILE_RANGE_WRITE | after)
 }
 
-/// An error that it returns is told to nobody else: the call takes it off the file.
-#[expect(unsafe_code, reason = "sync_file_range")]
+/// An error that it returns is told to nobody else: the call takes it off the file. Without
+/// sync_file_range nothing is started, and who waits has the whole file written: fdatasync(2).
 fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Result<()> {
     may_begin("sync_file_range")?;
+    match Door::SyncFileRange.is_open() {
+        true => sync_file_range(file, offset, len, flags),
+        false if flags == libc::SYNC_FILE_RANGE_WRITE => Ok(()),
+        false => Ok(fdatasync(file)?),
+    }
+}
+
+#[expect(unsafe_code, reason = "sync_file_range")]
+pub(super) fn sync_file_range(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    len: u64,
+    flags: u32,
+) -> io::Result<()> {
     // SAFETY: takes integers only.
     let result =
         unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
@@ -361,38 +350,6 @@ mod tests {
         open_below(dir.as_fd(), c"inside", libc::O_RDONLY, 0, BENEATH).unwrap();
         let outside = open_below(dir.as_fd(), c"outside", libc::O_RDONLY, 0, BENEATH);
         assert_eq!(outside.unwrap_err().raw_os_error(), Some(libc::EXDEV));
-    }
-
-    #[test]
-    fn step_by_step_opens_the_same_but_follows_no_link() {
-        let (folder, dir) = folder();
-        std::fs::create_dir_all(folder.path().join("a/b")).unwrap();
-        std::fs::write(folder.path().join("a/b/file"), "x").unwrap();
-        std::os::unix::fs::symlink("a", folder.path().join("link")).unwrap();
-        std::os::unix::fs::symlink("file", folder.path().join("a/b/last")).unwrap();
-        let open = |path: &CStr, flags| open_step_by_step(dir.as_fd(), path, flags, 0o666);
-        for path in [c"a/b/file", c"a//b/file", c"./a/./b/file"] {
-            open(path, libc::O_RDONLY).unwrap();
-        }
-        open(c".", libc::O_PATH | libc::O_DIRECTORY).unwrap();
-        open(c"a/b/", libc::O_PATH | libc::O_DIRECTORY).unwrap();
-        open(c"a/b", libc::O_TMPFILE | libc::O_RDWR).unwrap();
-        open(c"a/new", libc::O_RDWR | libc::O_CREAT | libc::O_EXCL).unwrap();
-        for (path, flags) in [
-            (c"link/b/file", libc::O_RDONLY),
-            (c"a/b/last", libc::O_RDONLY),
-            (c"a/b/last", libc::O_PATH),
-            (c"link", libc::O_PATH | libc::O_DIRECTORY),
-        ] {
-            assert_eq!(
-                open(path, flags).unwrap_err().raw_os_error(),
-                Some(libc::EXDEV),
-                "{path:?}"
-            );
-        }
-        for (path, error) in [(c"a/none/file", libc::ENOENT), (c"a/b/file/x", libc::ENOTDIR)] {
-            assert_eq!(open(path, libc::O_RDONLY).unwrap_err().raw_os_error(), Some(error));
-        }
     }
 
     #[test]

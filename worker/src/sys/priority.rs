@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use super::check;
+use super::doors::Door;
 
 /// Lowest level of the best-effort class: behind everything else, but never starved as the idle
 /// class can be on a busy disk.
-const LOWEST: i64 = (2 << 13) | 7;
+pub(super) const LOWEST: i64 = (2 << 13) | 7;
 /// The idle class: served when nobody else wants the disk.
 const IDLE: i64 = 3 << 13;
 /// What a thread has when nothing was set.
@@ -16,14 +17,18 @@ const DEFAULT: i64 = 0;
 /// IOPRIO_WHO_PROCESS; 0 is the calling thread.
 const WHO: i64 = 1;
 
-/// Lowered priority of the calling thread; ends when dropped.
+/// Lowered priority of the calling thread, and what it was before; ends when dropped.
 #[derive(Debug)]
-pub struct Lowered(());
+pub struct Lowered(i64);
 
-/// Lowers the I/O priority of the calling thread. Schedulers without priorities ignore it.
+/// Lowers the I/O priority of the calling thread, unless it is idle already: ionice(1) may have
+/// started the node. Schedulers without priorities ignore it.
 pub fn lower() -> Lowered {
-    set(LOWEST);
-    Lowered(())
+    let before = get().unwrap_or(DEFAULT);
+    if before < IDLE {
+        set(LOWEST);
+    }
+    Lowered(before)
 }
 
 /// Puts the calling thread, for good, into the idle class: for work that may take any time.
@@ -33,21 +38,30 @@ pub fn idle() {
 
 impl Drop for Lowered {
     fn drop(&mut self) {
-        set(DEFAULT);
+        set(self.0);
     }
 }
 
 /// The calling thread does not interrupt others when it wakes up: SCHED_BATCH, sched(7). On a busy
 /// processor the loop then gets through its events before the disk threads that it has woken begin;
 /// on an idle one nothing changes.
-#[expect(unsafe_code, reason = "sched_setscheduler")]
 pub fn yield_to_loop() {
+    if Door::SchedSetscheduler.is_open()
+        && let Err(e) = set_batch(0)
+    {
+        log::debug!("SCHED_BATCH: {e}");
+    }
+}
+
+/// Of a thread; 0 is the calling one.
+#[expect(unsafe_code, reason = "sched_setscheduler")]
+pub(super) fn set_batch(thread: libc::pid_t) -> io::Result<()> {
     // SAFETY: plain integers, for which zero is valid: the priority that this policy wants.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure outlives the call; 0 is the calling thread.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } != 0 {
-        log::debug!("SCHED_BATCH: {}", io::Error::last_os_error());
-    }
+    // SAFETY: the structure outlives the call.
+    let result =
+        unsafe { libc::sched_setscheduler(thread, libc::SCHED_BATCH, &raw const parameters) };
+    check(result.into()).map(|_| ())
 }
 
 /// The turn on the processor that a thread with much to do asks for: longer than what others have,
@@ -63,12 +77,12 @@ thread_local! {
 /// the processor stays the same, but a loop that wakes up gets it at once instead of after some
 /// milliseconds. Earlier kernels ignore it.
 pub fn take_long_turns(long: bool) {
-    if HAS_LONG_TURNS.replace(long) == long {
+    if HAS_LONG_TURNS.replace(long) == long || !Door::SchedSetattr.is_open() {
         return;
     }
     let set = attributes().and_then(|mut attributes| {
         attributes.sched_runtime = if long { LONG_TURN.as_nanos() as u64 } else { 0 };
-        set_attributes(&attributes)
+        set_attributes(0, &attributes)
     });
     if let Err(e) = set {
         log::debug!("sched_setattr: {e}");
@@ -77,7 +91,7 @@ pub fn take_long_turns(long: bool) {
 
 /// Policy, nice value and turn of the calling thread: sched_getattr(2).
 #[expect(unsafe_code, reason = "sched_getattr")]
-fn attributes() -> io::Result<libc::sched_attr> {
+pub(super) fn attributes() -> io::Result<libc::sched_attr> {
     let size = size_of::<libc::sched_attr>();
     // SAFETY: plain integers, for which zero is valid.
     let mut found: libc::sched_attr = unsafe { std::mem::zeroed() };
@@ -86,27 +100,38 @@ fn attributes() -> io::Result<libc::sched_attr> {
     Ok(found)
 }
 
+/// Of a thread; 0 is the calling one.
 #[expect(unsafe_code, reason = "sched_setattr")]
-fn set_attributes(attributes: &libc::sched_attr) -> io::Result<()> {
-    // SAFETY: the structure says how long it is and outlives the call; 0 is the calling thread.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes, 0) }).map(|_| ())
+pub(super) fn set_attributes(thread: libc::pid_t, attributes: &libc::sched_attr) -> io::Result<()> {
+    // SAFETY: the structure says how long it is and outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, attributes, 0) }).map(|_| ())
 }
 
-#[expect(unsafe_code, reason = "ioprio_set")]
 fn set(priority: i64) {
+    if Door::IoprioSet.is_open()
+        && let Err(e) = set_of(0, priority)
+    {
+        log::debug!("ioprio_set: {e}");
+    }
+}
+
+#[expect(unsafe_code, reason = "ioprio_get")]
+fn get() -> io::Result<i64> {
     // SAFETY: takes integers only.
-    unsafe { libc::syscall(libc::SYS_ioprio_set, WHO, 0i64, priority) };
+    check(unsafe { libc::syscall(libc::SYS_ioprio_get, WHO, 0i64) })
+}
+
+/// Of a thread; 0 is the calling one.
+#[expect(unsafe_code, reason = "ioprio_set")]
+pub(super) fn set_of(thread: libc::pid_t, priority: i64) -> io::Result<()> {
+    // SAFETY: takes integers only.
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO, i64::from(thread), priority) };
+    check(result).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(unsafe_code, reason = "ioprio_get")]
-    fn current() -> i64 {
-        // SAFETY: takes integers only.
-        unsafe { libc::syscall(libc::SYS_ioprio_get, WHO, 0i64) }
-    }
 
     #[test]
     fn turns_are_long_while_there_is_much_to_do() {
@@ -130,20 +155,32 @@ mod tests {
 
     #[test]
     fn priority_is_low_while_it_is_held() {
-        let before = current();
+        let before = get().unwrap();
         let low = lower();
-        assert_eq!(current(), LOWEST);
+        assert_eq!(get().unwrap(), if before < IDLE { LOWEST } else { before });
         drop(low);
-        assert_eq!(current(), before);
+        assert_eq!(get().unwrap(), before);
+    }
+
+    #[test]
+    fn a_thread_that_ionice_made_idle_stays_so() {
+        let of_thread = std::thread::spawn(|| {
+            idle();
+            let low = lower();
+            let during = get().unwrap();
+            drop(low);
+            (during, get().unwrap())
+        });
+        assert_eq!(of_thread.join().unwrap(), (IDLE, IDLE));
     }
 
     #[test]
     fn an_idle_thread_is_so_alone() {
-        let before = current();
+        let before = get().unwrap();
         let of_thread = std::thread::spawn(|| {
             idle();
-            current()
+            get().unwrap()
         });
-        assert_eq!((of_thread.join().unwrap(), current()), (IDLE, before));
+        assert_eq!((of_thread.join().unwrap(), get().unwrap()), (IDLE, before));
     }
 }

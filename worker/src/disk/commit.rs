@@ -18,7 +18,7 @@
 //! | | close of a duplicate (only where the filesystem says something then) | refused |
 //! | | fdatasync, before the name | refused |
 //! | | symlinkat, linkat, renameat | refused; linkat: `EEXIST` means that a file is replaced |
-//! | | fsync of folders, syncfs, after the name | 500; the new file is there, on disk or not |
+//! | | fsync of folders, syncfs, read-only by then, after the name | 500; the new file is there, on disk or not |
 //! | | unlinkat of a temporary name | none: it is swept when the device is opened next |
 //! | DELETE | openat2, unlinkat | refused |
 //! | | fsync of the folder, syncfs | 500; the name is gone, on disk or not |

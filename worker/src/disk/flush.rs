@@ -13,10 +13,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::disk::device::DeviceDir;
 use crate::disk::failed::{Failed, InCall};
@@ -120,8 +122,33 @@ impl<'a> Flush<'a> {
         let filesystem = file.stat(on).in_call("fstat")?.st_dev;
         self.progress.touch();
         let done = Lane::of(filesystem)
-            .pass(|| syncfs(file.get(on)), |wait| self.progress.stand_aside(wait));
+            .pass(|| sync_all(file.get(on)), |wait| self.progress.stand_aside(wait));
         done.in_call("syncfs")
+    }
+}
+
+/// syncfs(2), whose 0 does not say enough. Of a filesystem that has made itself read-only, because
+/// its journal could not be written, it says that there is nothing to write. And before Linux 5.17
+/// it keeps to itself what became of a journal: fsync tells.
+fn sync_all(file: BorrowedFd<'_>) -> nix::Result<()> {
+    syncfs(file)?;
+    if fstatvfs(file)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(Errno::EROFS);
+    }
+    if *SYNCFS_TELLS { Ok(()) } else { fsync(file) }
+}
+
+static SYNCFS_TELLS: LazyLock<bool> = LazyLock::new(|| {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.is_ok_and(|release| is_at_least(&release, (5, 17)))
+});
+
+/// Whether a kernel's release, as in `6.1.0-13-amd64`, is that version or a later one.
+fn is_at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= version,
+        _ => false,
     }
 }
 
@@ -196,11 +223,42 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::errno::Errno;
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use std::fs::File;
     use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::SeqCst;
     use std::sync::mpsc::channel;
     use std::thread;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for release in ["5.17.0", "5.17-rc1", "6.1.0-13-amd64", "10.0"] {
+            assert!(is_at_least(release, (5, 17)), "{release}");
+        }
+        for release in ["5.4.0", "5.16.20-x", "4.19", "", "x.y"] {
+            assert!(!is_at_least(release, (5, 17)), "{release}");
+        }
+    }
+
+    #[test]
+    fn a_filesystem_that_became_read_only_has_not_been_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let private = |flags| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        };
+        if let Err(e) = private(MsFlags::MS_REC | MsFlags::MS_PRIVATE) {
+            return println!("SKIPPED: no mounts of our own: {e}");
+        }
+        let tmpfs = |flags| mount(Some("t"), folder.path(), Some("tmpfs"), flags, None::<&str>);
+        tmpfs(MsFlags::empty()).unwrap();
+        let file = File::open(folder.path()).unwrap();
+        assert_eq!(sync_all(file.as_fd()), Ok(()));
+        tmpfs(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY).unwrap();
+        assert_eq!(syncfs(&file), Ok(()), "it says nothing");
+        assert_eq!(sync_all(file.as_fd()), Err(Errno::EROFS));
+    }
 
     #[test]
     fn those_who_come_during_a_flush_share_the_next_and_its_outcome() {

@@ -11,7 +11,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::disk::busy::{self, Meter, Number};
+use crate::disk::busy::{self, Meter};
+use crate::disk::mounts::Number;
 use crate::event_loop::{IOSTAT, Worker};
 use crate::spec::{DeviceKey, SiteId};
 

@@ -9,9 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::conn::{Conn, State};
-use crate::disk::busy::{self, Number};
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::busy;
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
 use crate::disk::harmless;
+use crate::disk::mounts::Number;
 use crate::disk::pool::Pool;
 use crate::disk::stall::{self, Evidence};
 use crate::event_loop::Worker;
@@ -345,8 +347,9 @@ mod tests {
 
     use super::*;
     use crate::control::Channel;
-    use crate::disk::device::Traits;
-    use crate::disk::on_disk::{DiskFd, OnDisk};
+    use crate::disk::device_dir::Traits;
+    use crate::disk::disk_fd::DiskFd;
+    use crate::disk::on_disk::OnDisk;
     use crate::disk::path::DevPath;
     use crate::spec::{Service, SiteId};
 

@@ -25,7 +25,7 @@ use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
 use crate::disk::device::Device;
-use crate::disk::on_disk::DiskFd;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::pool::Pool;
 use crate::drain::Drain;
 use crate::exchange::{Context, Outcome, Work};

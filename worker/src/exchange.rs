@@ -14,11 +14,13 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::completions::{Completions, Done, Socket};
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::docroot;
 use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::flush::Flush;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage::{self, Usage};

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`spec`] | what a worker is told when it starts |
+//! | [`ids`] | numbers of workers, docroots and devices |
 //! | [`control`] | messages between master and worker |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
 //! | `event_loop` | waiting, tokens, what each event means |
@@ -43,6 +44,7 @@ mod failing_disk;
 mod give_way;
 pub mod handover;
 pub mod http;
+pub mod ids;
 mod lend;
 mod lines;
 pub mod loan;

@@ -15,8 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::stat::FileStat;
 use slab::Slab;
 
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::harmless;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevPath;
 use crate::http::answer::HttpDate;
 use crate::http::get::{Extent, Facts};
@@ -53,7 +54,7 @@ pub struct OpenFile {
     content: OnceLock<Box<[u8]>>,
     /// Its owner's user number.
     pub owner: u32,
-    /// [`crate::disk::device::Traits`] has it.
+    /// [`crate::disk::device_dir::Traits`] has it.
     pub sends_unlocked: bool,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
@@ -363,7 +364,7 @@ mod tests {
 
         fn open(&self, path: &DevPath) -> Arc<OpenFile> {
             let slot = self.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
-            let mark = slot.mark(path);
+            let mark = slot.mark(path.name_hash());
             let name = self.folder.path().join(path.hash().to_string());
             let file = File::options().write(true).create(true).truncate(false).open(name).unwrap();
             let stat = fstat(&file).unwrap();
@@ -433,10 +434,10 @@ mod tests {
         assert!(rewritten.close_kept().is_err());
         let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
         let neighbour = into_inner(bench.open(&path(1)));
-        drop(slot.change(&path(1)));
+        drop(slot.change(path(1).name_hash()));
         assert!(neighbour.close_fresh().is_ok(), "its counter moved for another file");
         let removed = into_inner(bench.open(&path(1)));
-        drop(slot.change(&path(1)));
+        drop(slot.change(path(1).name_hash()));
         std::fs::remove_file(&name).unwrap();
         assert!(removed.close_fresh().is_err());
         bench.files.forget(SITE, &path(1));

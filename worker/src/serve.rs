@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::conn::{Discard, Left, Sending, Then};
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::mounted::Guard;
-use crate::disk::on_disk::DiskFd;
 use crate::disk::path::DevPath;
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
@@ -348,7 +349,7 @@ impl Worker {
         }
         let device = self.device(device);
         let dir = self.dir_for_reading(&device)?;
-        let mark = self.board.device(device.key).map(|slot| slot.mark(path));
+        let mark = self.board.device(device.key).map(|slot| slot.mark(path.name_hash()));
         let fd = match harmless::open_cached(&dir, path.relative()) {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),

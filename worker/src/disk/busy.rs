@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::disk::mounts;
+use crate::disk::mounts::{self, Number};
 
 /// The disk under a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,9 +18,6 @@ pub struct Disk {
     /// The whole disk, as major and minor number; `None`: not a local disk.
     pub number: Option<Number>,
 }
-
-/// Major and minor number of a block device.
-pub type Number = (u32, u32);
 
 /// Looks up the disk under a descriptor of a device, whose st_dev this is.
 pub fn disk_of(fd: BorrowedFd<'_>, st_dev: u64) -> Disk {

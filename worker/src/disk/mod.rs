@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`path`] | paths that have been checked |
 //! | [`docroot`] | devices by name |
-//! | [`device`] | one device as this process sees it: its directory, what can be done there |
+//! | [`device`] | one device as this process sees it |
+//! | [`device_dir`] | its directory, opened, and what can be done there |
 //! | [`mounted`] | whether a device's folder is where its disk should be |
 //! | [`open`] | opens that cannot leave the device |
-//! | [`on_disk`] | who may wait for a disk: a type |
+//! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
@@ -24,6 +25,8 @@
 pub mod busy;
 pub mod commit;
 pub mod device;
+pub mod device_dir;
+pub mod disk_fd;
 pub mod docroot;
 pub mod docroot_watch;
 pub mod errands;

@@ -21,11 +21,12 @@ use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Pid, UnlinkatFlags};
 
-use crate::disk::device::DeviceDir;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::errands;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::FOLDER;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::sys::disk::{mkdirat, symlinkat, unlinkat};
 use crate::sys::file::{BENEATH, open_below};
 

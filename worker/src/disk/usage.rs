@@ -15,7 +15,8 @@ use nix::sys::stat::fstatat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
 use crate::disk::on_disk::OnDisk;
 use crate::http::answer::Status;
 use crate::http::status_of;

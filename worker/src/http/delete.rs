@@ -69,7 +69,7 @@ impl Delete {
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }
-        let change = turn.slot.map(|slot| slot.change(&self.path));
+        let change = turn.slot.map(|slot| slot.change(self.path.name_hash()));
         unlinkat(folder.get(turn.on), name, UnlinkatFlags::NoRemoveDir).in_call("unlinkat")?;
         drop(change);
         flush.after_delete(turn.on, &folder).map(|()| true)

@@ -515,7 +515,7 @@ impl Put {
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming, flush: &Flush<'_>) -> Result<(), Failed> {
         let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path));
+        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
         if incoming.is_new() {
             self.insist_on_conditions(turn)?;
         }
@@ -537,7 +537,7 @@ impl Put {
     /// Writes a range that was received elsewhere into its file, which may be gone by now.
     fn merge(&self, turn: &Turn<'_>, flush: &Flush<'_>, source: &Incoming) -> Result<(), Failed> {
         let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path));
+        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
         let target = match Incoming::in_place(on, device, path) {
             Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path, flush),
             opened => opened,

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use sha1::{Digest as _, Sha1};
 
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::md5::Md5;
-use crate::disk::on_disk::DiskFd;
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::exchange::{Op, Turn, Turned};

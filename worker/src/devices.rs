@@ -16,8 +16,8 @@ use crate::disk::harmless;
 use crate::disk::mounts::Number;
 use crate::disk::pool::Pool;
 use crate::disk::stall::{self, Evidence};
+use crate::disk::work::{REFRESH, Released, Task, Work};
 use crate::event_loop::Worker;
-use crate::exchange::{Op, REFRESH, Released, Work};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
@@ -62,7 +62,7 @@ impl Worker {
     fn let_dirs_go(&mut self, key: DeviceKey) {
         let device = self.device(key);
         if device.has_retired() {
-            self.in_background(&device, Op::Release(Released::Dirs));
+            self.in_background(&device, Task::Release(Released::Dirs));
         }
     }
 
@@ -160,7 +160,7 @@ impl Worker {
                 && self.pools.get(&key).is_none_or(untried)
             {
                 let device = self.device(key);
-                self.in_background(&device, Op::Refresh);
+                self.in_background(&device, Task::Refresh);
             }
         }
     }
@@ -181,7 +181,7 @@ impl Worker {
             let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
             if device.usage && due && !device.looking.swap(true, Relaxed) {
                 device.changed.store(false, Relaxed);
-                self.in_background(&device, Op::Look { write });
+                self.in_background(&device, Task::Look { write });
             }
         }
     }
@@ -192,7 +192,7 @@ impl Worker {
             let device = self.device(key);
             let idle = self.pools.get(&key).is_none_or(|pool| pool.in_flight() == 0);
             if idle {
-                self.in_background(&device, Op::Refresh);
+                self.in_background(&device, Task::Refresh);
             }
         } else if let Some(inbox) = self.peers.get(&owner)
             && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)

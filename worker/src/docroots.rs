@@ -12,8 +12,8 @@ use mio::{Interest, Token};
 use crate::control::Up;
 use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::errands;
+use crate::disk::work::list_docroot;
 use crate::event_loop::{DOCROOTS, Worker};
-use crate::exchange::list_docroot;
 use crate::spec::{DeviceKey, SiteId};
 
 /// How often docroots are listed, whether or not something is known to have changed.

@@ -10,8 +10,8 @@ use crate::accept::STUCK;
 use crate::conn::State;
 use crate::control::Up;
 use crate::disk::pool::Pool;
+use crate::disk::work::Work;
 use crate::event_loop::Worker;
-use crate::exchange::Work;
 use crate::handover;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
@@ -39,7 +39,7 @@ impl Worker {
             return;
         }
         self.drain = Some(Drain { began: self.now, orphan: false });
-        self.context.draining.store(true, Relaxed);
+        self.context.host.draining.store(true, Relaxed);
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
         self.close_listeners();

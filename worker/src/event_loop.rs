@@ -20,15 +20,16 @@ use slab::Slab;
 
 use crate::accept::Listeners;
 use crate::clerk::Clerk;
-use crate::completions::{Completions, Done};
 use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
+use crate::disk::completions::{Completions, Done};
 use crate::disk::device::Device;
 use crate::disk::disk_fd::DiskFd;
+use crate::disk::operation::{Host, Outcome};
 use crate::disk::pool::Pool;
+use crate::disk::work::{Context, Work};
 use crate::drain::Drain;
-use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
 use crate::http::answer::HttpDate;
@@ -159,15 +160,15 @@ impl Worker {
             poll.registry().register(&mut source, Token(token), Interest::READABLE)?;
         }
         let slot = spec.board.worker(spec.id);
-        let context = Context {
+        let host = Host {
             board: spec.board,
             slot,
             draining: AtomicBool::new(false),
             fsync: spec.settings.fsync,
-            completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
-            docroots: OnceLock::new(),
         };
+        let (completions, docroots) = (Completions::new(waker), OnceLock::new());
+        let context = Context { host, completions, docroots };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);

@@ -15,10 +15,8 @@
 //! | `accept`, `drain` | new connections; leaving |
 //! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
 //! | `docroots` | which devices there are, for the master |
-//! | [`loan`] | who may speak on a connection that a disk thread has |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
-//! | [`exchange`], [`completions`] | what a disk thread does for the loop; its outcomes on the way back |
 //! | `give_way` | when the loop lets the disk threads run first |
 //! | [`handover`] | inboxes: connections from one worker to another |
 //! | [`http`] | parsers, answers and exchanges of HTTP |
@@ -29,7 +27,6 @@
 mod accept;
 mod advance;
 mod clerk;
-pub mod completions;
 pub mod conn;
 pub mod control;
 mod devices;
@@ -38,7 +35,6 @@ pub mod disk;
 mod docroots;
 mod drain;
 mod event_loop;
-pub mod exchange;
 #[cfg(test)]
 mod failing_disk;
 mod give_way;
@@ -47,7 +43,6 @@ pub mod http;
 pub mod ids;
 mod lend;
 mod lines;
-pub mod loan;
 pub mod open_files;
 mod requests;
 pub mod scoreboard;

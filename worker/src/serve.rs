@@ -11,10 +11,11 @@ use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::mounted::Guard;
+use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
+use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
-use crate::exchange::{Op, Released, Work};
 use crate::handover;
 use crate::http::answer::{self, HttpDate, Status};
 use crate::http::chunked::Chunked;
@@ -111,7 +112,7 @@ impl Worker {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
             let (keep_alive, conditions) = (request.keep_alive, request.conditions);
-            let op = Op::Delete(Delete { path, keep: keep_alive, conditions });
+            let op = Box::new(Delete { path, keep: keep_alive, conditions });
             return self.on_disk(&device, op, keep);
         }
         if !self.has_usage(site, &path)
@@ -121,7 +122,7 @@ impl Worker {
         }
         let device = self.device_of(key, &path);
         let get = Get::new(path, *request, request.keep_alive);
-        self.on_disk(&device, Op::Get(Box::new(get)), keep)
+        self.on_disk(&device, Box::new(get), keep)
     }
 
     fn serve_put(&mut self, key: usize, request: &Request, input: &[u8]) -> Served {
@@ -133,7 +134,7 @@ impl Worker {
         match self.place(device.key) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
-                Served::Lend(device, Op::Put(Box::new(put)))
+                Served::Lend(device, Box::new(put))
             }
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => {
@@ -172,7 +173,7 @@ impl Worker {
 
     /// Not while draining, unless more was asked already.
     pub(crate) fn may_keep(&self, keep: bool, last: bool) -> bool {
-        keep && !(last && self.context.draining.load(Relaxed))
+        keep && !(last && self.context.host.draining.load(Relaxed))
     }
 
     /// Does an operation where its device's disk threads are.
@@ -190,7 +191,7 @@ impl Worker {
         }
         let owner = self.owner(device);
         let here = owner == self.id
-            || self.context.draining.load(Relaxed)
+            || self.context.host.draining.load(Relaxed)
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
             || !self.peers.contains_key(&owner);
@@ -456,12 +457,12 @@ impl Worker {
 
     fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: DiskFd) {
         let device = self.device(Device::key_of(site, path));
-        self.in_background(&device, Op::Release(Released::File(file)));
+        self.in_background(&device, Task::Release(Released::File(file)));
     }
 
     /// Has a disk thread do something that no connection waits for.
-    pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
-        let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
+    pub(crate) fn in_background(&mut self, device: &Arc<Device>, task: Task) {
+        let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), task);
         // Never refused for the queue's length. Without threads it is not done: not here.
         if let Err((work, _)) = self.pool(device).submit(work, usize::MAX) {
             errands::run(move |_| drop(work));

@@ -17,6 +17,8 @@
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
+//! | [`operation`], [`work`] | what a disk thread does for a connection, and for nobody |
+//! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
@@ -24,6 +26,7 @@
 
 pub mod busy;
 pub mod commit;
+pub mod completions;
 pub mod device;
 pub mod device_dir;
 pub mod disk_fd;
@@ -34,14 +37,17 @@ pub mod failed;
 pub mod flush;
 pub mod folders;
 pub mod harmless;
+pub mod loan;
 pub mod md5;
 pub mod mounted;
 pub mod mounts;
 pub mod on_disk;
 pub mod open;
+pub mod operation;
 pub mod path;
 pub mod pool;
 pub mod shortage;
 pub mod stall;
 pub mod temporary;
 pub mod usage;
+pub mod work;

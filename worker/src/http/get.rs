@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
 
+use crate::disk::loan::{Stage, Style};
 use crate::disk::open;
+use crate::disk::operation::{Need, Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, HttpDate, Status};
 use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::{date_now, log_failure, status_of};
-use crate::loan::Stage;
+use crate::ids::DeviceKey;
 use crate::open_files::OpenFile;
 use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
@@ -242,34 +243,28 @@ pub fn log_broken(path: &DevPath, why: &Pumped) {
     }
 }
 
-impl Get {
-    /// A request for a file that a disk thread must open.
-    pub fn new(path: DevPath, request: Request, keep: bool) -> Get {
-        Get { path, request, keep, transfer: None }
-    }
-
-    /// The rest of a transfer that was going on in the loop.
-    pub fn resume(transfer: Transfer, request: Request) -> Get {
-        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
-    }
-
-    /// The path, for the log.
-    pub fn path(&self) -> &DevPath {
+impl Operation for Get {
+    fn path(&self) -> &DevPath {
         &self.path
     }
 
-    /// True before its first turn: nothing has been sent.
-    pub fn is_fresh(&self) -> bool {
+    fn style(&self, _: DeviceKey) -> Style {
+        Style::Http(self.keep)
+    }
+
+    fn stage(&self) -> Stage {
+        if self.is_fresh() { Stage::Fresh } else { Stage::Begun }
+    }
+
+    fn is_fresh(&self) -> bool {
         self.transfer.is_none()
     }
 
-    /// Whether the connection lives on afterwards.
-    pub fn keep(&self) -> bool {
-        self.keep
+    fn is_long(&self) -> bool {
+        true
     }
 
-    /// One turn in a disk thread.
-    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+    fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         let mut transfer = match self.transfer.take() {
             Some(transfer) => transfer,
             None => match self.begin(turn) {
@@ -301,17 +296,29 @@ impl Get {
             Pumped::Done => Turned::Over(Outcome::answered(Vec::new(), keep)),
             Pumped::Blocked => {
                 self.transfer = Some(transfer);
-                Turned::Over(Outcome::Blocked { op: Op::Get(self), need: Need::Write })
+                Turned::Over(Outcome::Blocked { op: self, need: Need::Write })
             }
             Pumped::Enough => {
                 self.transfer = Some(transfer);
-                Turned::Again(Op::Get(self))
+                Turned::Again(self)
             }
             broken => {
                 log_broken(&self.path, &broken);
                 Turned::Over(Outcome::Broken)
             }
         }
+    }
+}
+
+impl Get {
+    /// A request for a file that a disk thread must open.
+    pub fn new(path: DevPath, request: Request, keep: bool) -> Get {
+        Get { path, request, keep, transfer: None }
+    }
+
+    /// The rest of a transfer that was going on in the loop.
+    pub fn resume(transfer: Transfer, request: Request) -> Get {
+        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
     }
 
     /// Opens the file and writes the head; answers at once when that is all.
@@ -361,7 +368,7 @@ impl Get {
             }
             Ok((None, _)) => Err(turn.answer(head, keep)),
             Err(status) => {
-                turn.count_error(status);
+                turn.count_error(status.code());
                 answer::empty(&mut head, status, &date_now(), keep);
                 Err(turn.answer(head, keep))
             }

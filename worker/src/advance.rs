@@ -89,7 +89,7 @@ impl Worker {
             Next::Later => self.again.push(key),
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state, State::Watching) => {}
-            Next::Write => self.timers.keep(key, Wait::Body, self.now),
+            Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),
             Next::Read => self.wait_for_input(key),
             Next::Disk(device, op) => return self.lend(key, device, op),
             Next::HandOver(owner) => return self.hand_over(key, owner),
@@ -108,7 +108,7 @@ impl Worker {
             State::Reading(_) => Wait::Head,
             _ => Wait::Body,
         };
-        self.timers.keep(key, wait, self.now);
+        self.timers.keep(key, wait, self.clock.now());
     }
 
     /// While draining, half a line is waited for as long as half a head.
@@ -129,7 +129,7 @@ impl Worker {
         conn.input = Vec::new();
         conn.state = State::Lingering(MOST_LINGERED);
         conn.readable = true;
-        self.timers.start(key, Wait::Linger, self.now);
+        self.timers.start(key, Wait::Linger, self.clock.now());
         Next::Again
     }
 

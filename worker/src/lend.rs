@@ -3,6 +3,7 @@
 use crate::advance::Next;
 use crate::conn::{Ending, Sending, State};
 use crate::disk::device::Device;
+use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
 use crate::disk::operation::{Answered, Need, Op, Outcome};
 use crate::disk::path::DevPath;
@@ -10,7 +11,7 @@ use crate::disk::pool::Lack;
 use crate::disk::work::{Borrowed, Released, Task, Work};
 use crate::event_loop::{FIRST_CONN, Worker};
 use crate::http::answer;
-use crate::http::get::{Extent, Get, Pumped, Transfer, log_broken};
+use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::serve::Served;
@@ -68,7 +69,7 @@ impl Worker {
         let reads = matches!(style, Style::Http(_)) && !op.changes();
         let urgent = reads && self.has_usage(self.conns[key].site, op.path());
         self.urgent |= urgent;
-        Arc::new(Loan::new(pool, style, op.stage(), self.now, urgent))
+        Arc::new(Loan::new(pool, style, op.stage(), self.clock.now(), urgent))
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.

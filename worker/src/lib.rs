@@ -10,7 +10,7 @@
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
 //! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
-//! | [`open_files`] | hot files that stay open for a second |
+//! | [`clock`] | all clocks |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `drain` | new connections; leaving |
 //! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
@@ -27,6 +27,7 @@
 mod accept;
 mod advance;
 mod clerk;
+pub mod clock;
 pub mod conn;
 pub mod control;
 mod devices;
@@ -43,7 +44,6 @@ pub mod http;
 pub mod ids;
 mod lend;
 mod lines;
-pub mod open_files;
 mod requests;
 pub mod scoreboard;
 mod serve;

@@ -87,7 +87,12 @@ impl Worker {
                 }
                 Parsed::Refused(refusal) => {
                     self.slot.requests.fetch_add(1, Relaxed);
-                    answer::empty(&mut self.out, status_of_refusal(refusal), &self.date, false);
+                    answer::empty(
+                        &mut self.out,
+                        status_of_refusal(refusal),
+                        self.clock.date(),
+                        false,
+                    );
                     bytes = input.len();
                     break self.finish_batch(key, Ending::Lingering);
                 }

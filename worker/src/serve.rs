@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clock::HttpDate;
 use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
+use crate::disk::hot_files::Extent;
+use crate::disk::hot_files::{Dropped, OpenFile};
 use crate::disk::mounted::Guard;
 use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
@@ -17,15 +20,14 @@ use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
 use crate::handover;
-use crate::http::answer::{self, HttpDate, Status};
+use crate::http::answer::{self, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
-use crate::http::get::{self, Extent, Get, Transfer};
+use crate::http::get::{self, Get, Transfer};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Door;
@@ -95,13 +97,13 @@ impl Worker {
     pub(crate) fn serve_bodiless(&mut self, key: usize, request: &Request, last: bool) -> Served {
         let keep = self.may_keep(request.keep_alive, last);
         let Target::Path(path) = request.target else {
-            answer::file(&mut self.out, &self.date, &HttpDate::EPOCH, 0, keep);
+            answer::file(&mut self.out, self.clock.date(), &HttpDate::EPOCH, 0, keep);
             return Served::Answered(keep);
         };
         if request.method != Method::Delete
             && let Some((usage, text)) = self.usage_at_hand(self.conns[key].site, &path)
         {
-            get::answer_usage(&mut self.out, request, &usage, &text, &self.date, keep);
+            get::answer_usage(&mut self.out, request, &usage, &text, self.clock.date(), keep);
             return Served::Answered(keep);
         }
         let site = self.conns[key].site;
@@ -167,7 +169,7 @@ impl Worker {
         if status.code() >= 500 {
             self.slot.errors.fetch_add(1, Relaxed);
         }
-        answer::empty(&mut self.out, status, &self.date, keep);
+        answer::empty(&mut self.out, status, self.clock.date(), keep);
         Served::Answered(keep)
     }
 
@@ -207,7 +209,7 @@ impl Worker {
     /// True when a worker serves, as far as is known, but its loop has not gone round for long:
     /// stopped, or worse.
     pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
-        let age = self.monotonic.saturating_sub(slot.heartbeat.load(Relaxed));
+        let age = self.clock.monotonic().saturating_sub(slot.heartbeat.load(Relaxed));
         slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
@@ -266,7 +268,7 @@ impl Worker {
             Err(e) => return self.cached_error(&e, keep),
         };
         let start = self.out.len();
-        let planned = get::plan(&mut self.out, request, file.described(), &self.date, keep);
+        let planned = get::plan(&mut self.out, request, file.described(), self.clock.date(), keep);
         let served = match planned {
             Err(status) => Some(self.answer(status, keep)),
             Ok(None) => Some(Served::Answered(keep)),
@@ -330,9 +332,9 @@ impl Worker {
     /// Whether anything of a device may be looked for in the loop: not while its disk may be
     /// hanging, whatever is in memory.
     pub(crate) fn may_look(&self, device: DeviceKey) -> bool {
-        self.board
-            .device(device)
-            .is_some_and(|slot| slot.state() == DeviceState::Ok && !slot.is_suspect(self.monotonic))
+        self.board.device(device).is_some_and(|slot| {
+            slot.state() == DeviceState::Ok && !slot.is_suspect(self.clock.monotonic())
+        })
     }
 
     /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.
@@ -345,7 +347,7 @@ impl Worker {
         if !path.is_fid() || !self.may_look(device) {
             return None;
         }
-        if let Some(file) = self.files.get(site, path, self.now) {
+        if let Some(file) = self.files.get(site, path, self.clock.now()) {
             return Some(Ok(file));
         }
         let device = self.device(device);
@@ -361,7 +363,7 @@ impl Worker {
         };
         let sends_unlocked = dir.traits.sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));
-        if let Some(dropped) = self.files.keep(site, path, &file, self.now) {
+        if let Some(dropped) = self.files.keep(site, path, &file, self.clock.now()) {
             self.close_kept(dropped);
         }
         self.next_tick_soon();
@@ -376,7 +378,7 @@ impl Worker {
             }
             return None;
         };
-        self.used.insert(device.key, self.now);
+        self.used.insert(device.key, self.clock.now());
         (dir.traits.inline_reads && dir.is_tried()).then_some(dir)
     }
 
@@ -472,7 +474,8 @@ impl Worker {
     /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
     /// others ask the owner for a copy. Once a second at most.
     fn want_dir(&mut self, key: DeviceKey) {
-        let recent = self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000);
+        let recent =
+            self.wanted.get(&key).is_some_and(|&at| self.clock.now().saturating_sub(at) < 1000);
         if recent || !self.is_listed(key) {
             return;
         }
@@ -480,7 +483,7 @@ impl Worker {
         if owner == self.id {
             return; // The request itself goes to a disk thread, which opens it.
         }
-        self.wanted.insert(key, self.now);
+        self.wanted.insert(key, self.clock.now());
         if let Some(inbox) = self.peers.get(&owner)
             && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
         {

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::disk::mounts::{self, Number};
 
 /// The disk under a device.
@@ -101,7 +102,7 @@ pub struct Meter {
 impl Meter {
     /// Busy per cent times 100 of each disk since the last call; empty at the first.
     pub fn read(&mut self) -> HashMap<Number, u32> {
-        self.advance(Instant::now(), &fs::read_to_string("/proc/diskstats").unwrap_or_default())
+        self.advance(clock::instant(), &fs::read_to_string("/proc/diskstats").unwrap_or_default())
     }
 
     fn advance(&mut self, now: Instant, diskstats: &str) -> HashMap<Number, u32> {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::disk::busy::{self, Disk};
 use crate::disk::device_dir::{DeviceDir, Traits};
 use crate::disk::disk_fd::DiskFd;
@@ -97,7 +98,7 @@ impl Device {
         let mut looked = self.looked();
         let due = looked.at.is_none_or(|at| at.elapsed() >= interval);
         if due {
-            looked.at = Some(Instant::now());
+            looked.at = Some(clock::instant());
         }
         due
     }
@@ -107,7 +108,7 @@ impl Device {
         let mut looked = self.looked();
         let due = looked.written.is_none_or(|at| at.elapsed() >= interval);
         if due {
-            looked.written = Some(Instant::now());
+            looked.written = Some(clock::instant());
         }
         due
     }
@@ -156,7 +157,7 @@ impl Device {
     /// The owner has said so.
     pub fn shut(&self) {
         let mut dirs = self.lock();
-        dirs.shut = Some(Instant::now());
+        dirs.shut = Some(clock::instant());
         dirs.retire();
     }
 

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::FsFlags;
 
+use crate::clock;
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::on_disk::OnDisk;
 use crate::sys::doors::{Closed, Door};
@@ -55,7 +56,7 @@ impl DeviceDir {
         };
         let anonymous_files = AtomicBool::new(Door::Tmpfile.is_open());
         let tried = AtomicBool::new(false);
-        Ok(DeviceDir { fd, opened: Instant::now(), traits, anonymous_files, tried })
+        Ok(DeviceDir { fd, opened: clock::instant(), traits, anonymous_files, tried })
     }
 
     /// One that another process has opened, where files have been opened since.
@@ -63,7 +64,7 @@ impl DeviceDir {
         let anonymous_files = AtomicBool::new(Door::Tmpfile.is_open());
         DeviceDir {
             fd,
-            opened: Instant::now(),
+            opened: clock::instant(),
             traits,
             anonymous_files,
             tried: AtomicBool::new(true),

@@ -17,6 +17,7 @@
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
+//! | [`hot_files`] | files that stay open for a second |
 //! | [`operation`], [`work`] | what a disk thread does for a connection, and for nobody |
 //! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
@@ -37,6 +38,7 @@ pub mod failed;
 pub mod flush;
 pub mod folders;
 pub mod harmless;
+pub mod hot_files;
 pub mod loan;
 pub mod md5;
 pub mod mounted;

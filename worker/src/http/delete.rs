@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 use nix::unistd::UnlinkatFlags;
 
+use crate::clock::date_now;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::parent;
 use crate::disk::loan::{Stage, Style};
@@ -13,7 +14,7 @@ use crate::disk::operation::{Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
 use crate::http::answer;
 use crate::http::condition::Conditions;
-use crate::http::{date_now, log_failed, status_of};
+use crate::http::{log_failed, status_of};
 use crate::ids::DeviceKey;
 use crate::sys::disk::unlinkat;
 

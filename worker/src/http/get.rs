@@ -5,19 +5,19 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use nix::sys::stat::FileStat;
-
+use crate::clock::HttpDate;
+use crate::clock::date_now;
+use crate::disk::hot_files::{Extent, Facts, OpenFile};
 use crate::disk::loan::{Stage, Style};
 use crate::disk::open;
 use crate::disk::operation::{Need, Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::http::answer::{self, HttpDate, Status};
+use crate::http::answer::{self, Status};
 use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
-use crate::http::{date_now, log_failure, status_of};
+use crate::http::{log_failure, status_of};
 use crate::ids::DeviceKey;
-use crate::open_files::OpenFile;
 use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
 
@@ -25,36 +25,6 @@ use crate::sys::{file, socket};
 const WINDOW: u64 = 1024 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
-
-/// A part of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extent {
-    /// Its first byte.
-    pub offset: u64,
-    /// How many.
-    pub len: u64,
-}
-
-/// What an answer depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// In bytes.
-    pub size: u64,
-    /// In seconds since 1970.
-    pub modified: i64,
-    /// Not a folder, a FIFO or the like.
-    pub regular: bool,
-}
-
-impl From<&FileStat> for Facts {
-    fn from(stat: &FileStat) -> Facts {
-        Facts {
-            size: stat.st_size as u64,
-            modified: stat.st_mtime,
-            regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
-        }
-    }
-}
 
 /// A GET or HEAD on its way through a disk thread.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use crate::clock::date_now;
 use crate::disk::commit::{Incoming, copy_into};
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::flush::Flush;
@@ -21,7 +22,7 @@ use crate::http::chunked::{Chunked, Step};
 use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
-use crate::http::{date_now, log_failed, status_of, status_of_refusal};
+use crate::http::{log_failed, status_of, status_of_refusal};
 use crate::ids::DeviceKey;
 use crate::sys::{file, socket};
 

@@ -425,7 +425,9 @@ mod tests {
         spec.peers = vec![Peer { worker: OTHER, inbox }];
         let most = spec.settings.maxconns;
         let mut worker = Worker::new(spec).unwrap();
-        worker.board.worker(OTHER).set_state(WorkerState::Running);
+        let other = worker.board.worker(OTHER);
+        other.set_state(WorkerState::Running);
+        other.heartbeat.store(worker.clock.monotonic(), Relaxed);
         worker.watch_listeners().unwrap();
         let _clients: Vec<_> =
             (0..most + 5).map(|_| TcpStream::connect(address).unwrap()).collect();

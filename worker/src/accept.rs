@@ -174,8 +174,8 @@ impl Worker {
     /// Says once a minute that connections have to wait.
     fn complain(&mut self, error: &io::Error) {
         let told = self.listeners.complained;
-        if told.is_none_or(|at| self.now.saturating_sub(at) > COMPLAIN_MS) {
-            self.listeners.complained = Some(self.now);
+        if told.is_none_or(|at| self.clock.now().saturating_sub(at) > COMPLAIN_MS) {
+            self.listeners.complained = Some(self.clock.now());
             log::warn!("new connections have to wait: accept: {error}");
         }
     }
@@ -189,7 +189,7 @@ impl Worker {
             else {
                 break;
             };
-            if self.now.saturating_sub(since) < IDLE_ENOUGH_MS {
+            if self.clock.now().saturating_sub(since) < IDLE_ENOUGH_MS {
                 break;
             }
             self.close(key);
@@ -356,7 +356,7 @@ mod tests {
         for (id, load) in (1..).zip(others) {
             let slot = worker.board.worker(WorkerId(id));
             slot.set_state(WorkerState::Running);
-            slot.heartbeat.store(worker.monotonic, Relaxed);
+            slot.heartbeat.store(worker.clock.monotonic(), Relaxed);
             slot.connections.store(load, Relaxed);
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -425,7 +425,9 @@ mod tests {
         spec.peers = vec![Peer { worker: OTHER, inbox }];
         let most = spec.settings.maxconns;
         let mut worker = Worker::new(spec).unwrap();
-        worker.board.worker(OTHER).set_state(WorkerState::Running);
+        let other = worker.board.worker(OTHER);
+        other.set_state(WorkerState::Running);
+        other.heartbeat.store(worker.clock.monotonic(), Relaxed);
         worker.watch_listeners().unwrap();
         let _clients: Vec<_> =
             (0..most + 5).map(|_| TcpStream::connect(address).unwrap()).collect();

@@ -3,8 +3,9 @@
 
 use crate::conn::{Ending, Read, State};
 use crate::disk::device::Device;
+use crate::disk::operation::Op;
+use crate::disk::work::{Released, Task};
 use crate::event_loop::Worker;
-use crate::exchange::{Op, Released};
 use crate::http::get::Transfer;
 use crate::spec::{Service, SiteId, WorkerId};
 use crate::timer::Wait;
@@ -68,9 +69,9 @@ impl Worker {
             State::Reading(scan) => self.read_requests(key, scan),
             State::Discarding(discard) => self.discard(key, discard),
             State::Sending(sending) => self.send_file(key, sending),
-            State::Blocked(op, need) => self.resume(key, *op, need),
+            State::Blocked(op, need) => self.resume(key, op, need),
             State::Lingering(left) => self.linger(key, left),
-            State::Queued(device, op) => self.wait_for_turn(key, device, *op),
+            State::Queued(device, op) => self.wait_for_turn(key, device, op),
             State::Watching => self.ignore_input(key),
             State::Lent(loan) => {
                 conn.state = State::Lent(loan);
@@ -88,7 +89,7 @@ impl Worker {
             Next::Later => self.again.push(key),
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state, State::Watching) => {}
-            Next::Write => self.timers.keep(key, Wait::Body, self.now),
+            Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),
             Next::Read => self.wait_for_input(key),
             Next::Disk(device, op) => return self.lend(key, device, op),
             Next::HandOver(owner) => return self.hand_over(key, owner),
@@ -107,7 +108,7 @@ impl Worker {
             State::Reading(_) => Wait::Head,
             _ => Wait::Body,
         };
-        self.timers.keep(key, wait, self.now);
+        self.timers.keep(key, wait, self.clock.now());
     }
 
     /// While draining, half a line is waited for as long as half a head.
@@ -128,7 +129,7 @@ impl Worker {
         conn.input = Vec::new();
         conn.state = State::Lingering(MOST_LINGERED);
         conn.readable = true;
-        self.timers.start(key, Wait::Linger, self.now);
+        self.timers.start(key, Wait::Linger, self.clock.now());
         Next::Again
     }
 
@@ -163,10 +164,8 @@ impl Worker {
     pub(crate) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
         let Some(conn) = self.conns.get(key) else { return };
-        if let State::Blocked(op, _) = &conn.state
-            && let Op::Put(put) = &**op
-        {
-            put.log_vanished(conn.fd(), conn.peer(), "Connection timed out");
+        if let State::Blocked(op, _) = &conn.state {
+            op.log_vanished(conn.fd(), conn.peer(), "Connection timed out");
         }
         self.close(key);
     }
@@ -179,13 +178,8 @@ impl Worker {
                 self.close_file(site, &path, file);
             }
             State::Blocked(op, _) => {
-                let path = match &*op {
-                    Op::Put(put) => *put.path(),
-                    Op::Get(get) => *get.path(),
-                    _ => return,
-                };
-                let device = self.device(Device::key_of(site, &path));
-                self.in_background(&device, Op::Release(Released::Op(op)));
+                let device = self.device(Device::key_of(site, op.path()));
+                self.in_background(&device, Task::Release(Released::Op(op)));
             }
             _ => {}
         }

@@ -11,7 +11,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::disk::busy::{self, Meter, Number};
+use crate::disk::busy::{self, Meter};
+use crate::disk::mounts::Number;
 use crate::event_loop::{IOSTAT, Worker};
 use crate::spec::{DeviceKey, SiteId};
 
@@ -79,11 +80,12 @@ impl Worker {
     }
 
     fn keep_iostat_running(&mut self) {
-        let recent = self.clerk.started.is_some_and(|at| self.now.saturating_sub(at) < RESTART_MS);
+        let recent =
+            self.clerk.started.is_some_and(|at| self.clock.now().saturating_sub(at) < RESTART_MS);
         if self.clerk.iostat.is_some() || recent {
             return;
         }
-        self.clerk.started = Some(self.now);
+        self.clerk.started = Some(self.clock.now());
         let Some(command) = self.clerk.command.clone() else { return };
         match start(&command).and_then(|iostat| {
             let raw = iostat.output.as_raw_fd();

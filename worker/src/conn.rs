@@ -6,14 +6,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::completions::Socket;
+use crate::disk::completions::Socket;
 use crate::disk::device::Device;
-use crate::exchange::{Need, Op};
+use crate::disk::loan::Loan;
+use crate::disk::operation::{Need, Op};
 use crate::http::answer::Status;
 use crate::http::chunked::Chunked;
 use crate::http::get::Transfer;
 use crate::http::head::{HeadScan, Request};
-use crate::loan::Loan;
 use crate::spec::{Service, SiteId};
 use crate::sys::socket;
 
@@ -80,9 +80,9 @@ pub enum State {
     /// On its way from one state to the next: never seen between two events.
     Between,
     /// An operation waits for the socket.
-    Blocked(Box<Op>, Need),
+    Blocked(Op, Need),
     /// Waits until fsck's earlier digests on the device are done.
-    Queued(Arc<Device>, Box<Op>),
+    Queued(Arc<Device>, Op),
     /// Gets the disk load once a second, for as long as it lives.
     Watching,
     /// Closed for writing; so many bytes that still come are thrown away, so that the answer is

@@ -9,13 +9,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::conn::{Conn, State};
-use crate::disk::busy::{self, Number};
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::busy;
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
 use crate::disk::harmless;
+use crate::disk::mounts::Number;
 use crate::disk::pool::Pool;
 use crate::disk::stall::{self, Evidence};
+use crate::disk::work::{REFRESH, Released, Task, Work};
 use crate::event_loop::Worker;
-use crate::exchange::{Op, REFRESH, Released, Work};
 use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
@@ -44,7 +46,7 @@ impl Worker {
         let used: Vec<(DeviceKey, u64)> = self.used.iter().map(|(k, t)| (*k, *t)).collect();
         for (key, at) in used {
             let busy = self.pools.get(&key).is_some_and(|pool| pool.in_flight() > 0);
-            if !busy && self.now.saturating_sub(at) >= UNUSED_MS {
+            if !busy && self.clock.now().saturating_sub(at) >= UNUSED_MS {
                 self.used.remove(&key);
                 self.device(key).retire_dir();
                 self.let_dirs_go(key);
@@ -60,7 +62,7 @@ impl Worker {
     fn let_dirs_go(&mut self, key: DeviceKey) {
         let device = self.device(key);
         if device.has_retired() {
-            self.in_background(&device, Op::Release(Released::Dirs));
+            self.in_background(&device, Task::Release(Released::Dirs));
         }
     }
 
@@ -76,7 +78,7 @@ impl Worker {
             let waiting = evidence.oldest.max(evidence.oldest_pace).unwrap_or_default();
             if waiting >= LOOK_AT_DISK {
                 let disk = slot.and_then(|slot| slot.disk());
-                let life = disk.and_then(|disk| self.lives.of(disk, self.now));
+                let life = disk.and_then(|disk| self.lives.of(disk, self.clock.now()));
                 evidence.since_disk = life.map(|life| life.since_alive());
                 evidence.since_move = life.map(|life| life.since_move());
             }
@@ -112,7 +114,7 @@ impl Worker {
         let oldest = evidence.oldest.map(|age| age.as_millis() as u64);
         slot.in_flight.store(in_flight as u32, Relaxed);
         slot.oldest_ms.store(oldest.unwrap_or_default(), Relaxed);
-        let began = oldest.map_or(0, |age| self.monotonic.saturating_sub(age).max(1));
+        let began = oldest.map_or(0, |age| self.clock.monotonic().saturating_sub(age).max(1));
         slot.oldest_began.store(began, Relaxed);
     }
 
@@ -139,7 +141,7 @@ impl Worker {
             _ => None,
         });
         let (late, young): (Vec<_>, Vec<_>) =
-            urgent.partition(|(_, since)| self.now.saturating_sub(*since) >= URGENT_MS);
+            urgent.partition(|(_, since)| self.clock.now().saturating_sub(*since) >= URGENT_MS);
         self.urgent = !young.is_empty();
         late.into_iter().for_each(|(key, _)| self.take_back(key));
     }
@@ -158,17 +160,17 @@ impl Worker {
                 && self.pools.get(&key).is_none_or(untried)
             {
                 let device = self.device(key);
-                self.in_background(&device, Op::Refresh);
+                self.in_background(&device, Task::Refresh);
             }
         }
     }
 
     /// Has a thread look at each device of this worker whose turn it is: PROTOCOL.md section 4.
     fn look_at_devices(&mut self) {
-        if self.now.saturating_sub(self.looked) < LOOK_ROUND_MS && self.looked != 0 {
+        if self.clock.now().saturating_sub(self.looked) < LOOK_ROUND_MS && self.looked != 0 {
             return;
         }
-        self.looked = self.now.max(1);
+        self.looked = self.clock.now().max(1);
         for (key, slot) in self.board.devices() {
             let known = self.sites.get(usize::from(key.site.0)).is_some_and(|site| site.usage);
             if slot.owner() != self.id || !known || self.drain.is_some() {
@@ -179,7 +181,7 @@ impl Worker {
             let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
             if device.usage && due && !device.looking.swap(true, Relaxed) {
                 device.changed.store(false, Relaxed);
-                self.in_background(&device, Op::Look { write });
+                self.in_background(&device, Task::Look { write });
             }
         }
     }
@@ -190,7 +192,7 @@ impl Worker {
             let device = self.device(key);
             let idle = self.pools.get(&key).is_none_or(|pool| pool.in_flight() == 0);
             if idle {
-                self.in_background(&device, Op::Refresh);
+                self.in_background(&device, Task::Refresh);
             }
         } else if let Some(inbox) = self.peers.get(&owner)
             && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
@@ -230,7 +232,7 @@ impl Worker {
             }
             return;
         };
-        self.used.insert(key, self.now);
+        self.used.insert(key, self.clock.now());
         let fd = dir.traits.inline_reads.then(|| harmless::to_send(&dir));
         if let Some(inbox) = self.peers.get(&to)
             && let Err(e) = handover::send_dir(inbox.as_fd(), key, fd, dir.traits)
@@ -345,8 +347,9 @@ mod tests {
 
     use super::*;
     use crate::control::Channel;
-    use crate::disk::device::Traits;
-    use crate::disk::on_disk::{DiskFd, OnDisk};
+    use crate::disk::device_dir::Traits;
+    use crate::disk::disk_fd::DiskFd;
+    use crate::disk::on_disk::OnDisk;
     use crate::disk::path::DevPath;
     use crate::spec::{Service, SiteId};
 
@@ -411,13 +414,13 @@ mod tests {
         worker.device(KEY).adopt_dir(opened(&dev), TRAITS);
         let path = DevPath::parse(b"/dev1/0/000/000/0000000001.fid").unwrap();
         for now in (0..3000).step_by(30) {
-            worker.now = now;
+            worker.clock.set(now);
             assert!(worker.open_cached(KEY.site, &path).is_some(), "the disk is needed at {now}");
             // Just before the next request: ticks come at any time.
-            worker.now += 29;
+            worker.clock.set(now + 29);
             worker.watch_devices();
         }
-        worker.now += 1000;
+        worker.clock.set(worker.clock.now() + 1000);
         worker.watch_devices();
         assert!(worker.device(KEY).dir_at_hand().is_none());
     }

@@ -12,8 +12,8 @@ use mio::{Interest, Token};
 use crate::control::Up;
 use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::errands;
+use crate::disk::work::list_docroot;
 use crate::event_loop::{DOCROOTS, Worker};
-use crate::exchange::list_docroot;
 use crate::spec::{DeviceKey, SiteId};
 
 /// How often docroots are listed, whether or not something is known to have changed.
@@ -22,11 +22,11 @@ const LIST_MS: u64 = 2000;
 impl Worker {
     /// Has a thread list each docroot of this worker. The master, which may not wait, hears of it.
     pub(crate) fn list_docroots(&mut self) {
-        let due = self.listed == 0 || self.now.saturating_sub(self.listed) >= LIST_MS;
+        let due = self.listed == 0 || self.clock.now().saturating_sub(self.listed) >= LIST_MS;
         if !due || self.drain.is_some() {
             return;
         }
-        self.listed = self.now.max(1);
+        self.listed = self.clock.now().max(1);
         for site in 0..self.sites.len() as u8 {
             let key = DeviceKey { site: SiteId(site), devid: 0 };
             let owned = self.board.device(key).is_some_and(|slot| slot.owner() == self.id);

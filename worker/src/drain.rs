@@ -11,8 +11,8 @@ use crate::accept::STUCK;
 use crate::conn::State;
 use crate::control::Up;
 use crate::disk::pool::Pool;
+use crate::disk::work::Work;
 use crate::event_loop::Worker;
-use crate::exchange::Work;
 use crate::handover;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
@@ -41,8 +41,8 @@ impl Worker {
         if self.drain.is_some() {
             return;
         }
-        self.drain = Some(Drain { began: self.now, orphan: false });
-        self.context.draining.store(true, Relaxed);
+        self.drain = Some(Drain { began: self.clock.now(), orphan: false });
+        self.context.host.draining.store(true, Relaxed);
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
         self.close_listeners();
@@ -57,7 +57,7 @@ impl Worker {
         log::error!("the master is gone: worker {} drains", self.id);
         self.begin_drain();
         if let Some(drain) = &mut self.drain {
-            drain.began = self.now;
+            drain.began = self.clock.now();
             drain.orphan = true;
         }
         self.close_idle();
@@ -138,7 +138,7 @@ impl Worker {
     fn was_used_recently(&self, key: usize) -> bool {
         let since = self.timers.since(key);
         !matches!(self.conns[key].state, State::Watching)
-            && since.is_some_and(|since| self.now.saturating_sub(since) < RECENT_MS)
+            && since.is_some_and(|since| self.clock.now().saturating_sub(since) < RECENT_MS)
     }
 
     /// True when this worker may go: nothing in progress, and nothing can come any more.
@@ -149,7 +149,7 @@ impl Worker {
             limit if drain.orphan => limit.min(ORPHAN_MS),
             limit => limit,
         };
-        if limit > 0 && self.now.saturating_sub(drain.began) >= limit {
+        if limit > 0 && self.clock.now().saturating_sub(drain.began) >= limit {
             log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
             return self.say_farewell();
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -20,25 +20,26 @@ use slab::Slab;
 
 use crate::accept::Listeners;
 use crate::clerk::Clerk;
-use crate::completions::{Completions, Done};
+use crate::clock::Clock;
 use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
 use crate::devices::Lives;
+use crate::disk::completions::{Completions, Done};
 use crate::disk::device::Device;
-use crate::disk::on_disk::DiskFd;
+use crate::disk::disk_fd::DiskFd;
+use crate::disk::hot_files::OpenFiles;
+use crate::disk::operation::{Host, Outcome};
 use crate::disk::pool::Pool;
+use crate::disk::work::{Context, Work};
 use crate::drain::Drain;
-use crate::exchange::{Context, Outcome, Work};
 use crate::give_way::GiveWay;
 use crate::handover::{self, MOST_INPUT, Parcel};
-use crate::http::answer::HttpDate;
-use crate::open_files::OpenFiles;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
-use crate::tick::{monotonic_ms, usage_interval};
+use crate::tick::usage_interval;
 use crate::timer::{Timers, Wait};
 
 const WAKER: usize = 0;
@@ -102,12 +103,8 @@ pub(crate) struct Worker {
     pub(crate) usage_interval: Duration,
     /// When the devices were last gone through for that.
     pub(crate) looked: u64,
-    /// Milliseconds since the worker started: the loop's clock.
-    pub(crate) now: u64,
-    /// CLOCK_MONOTONIC in milliseconds: the clock of heartbeats, which all processes see alike.
-    pub(crate) monotonic: u64,
-    /// The time, as a Date header shows it.
-    pub(crate) date: HttpDate,
+    /// The loop's clock.
+    pub(crate) clock: Clock,
     /// The effective user: whose files mincore(2) speaks the truth about.
     pub(crate) user: u32,
     /// Answers of the connection being served.
@@ -119,10 +116,6 @@ pub(crate) struct Worker {
     poll: Poll,
     inbox: OwnedFd,
     signals: Signals,
-    epoch: Instant,
-    /// What [`Worker::monotonic`] was at the epoch.
-    epoch_monotonic: u64,
-    date_second: u64,
     pub(crate) next_tick: u64,
     parcel: Vec<u8>,
     done: Vec<Done>,
@@ -159,15 +152,15 @@ impl Worker {
             poll.registry().register(&mut source, Token(token), Interest::READABLE)?;
         }
         let slot = spec.board.worker(spec.id);
-        let context = Context {
+        let host = Host {
             board: spec.board,
             slot,
             draining: AtomicBool::new(false),
             fsync: spec.settings.fsync,
-            completions: Completions::new(waker),
             epoll: socket::duplicate(poll.registry())?,
-            docroots: OnceLock::new(),
         };
+        let (completions, docroots) = (Completions::new(waker), OnceLock::new());
+        let context = Context { host, completions, docroots };
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
@@ -203,9 +196,7 @@ impl Worker {
             give_way: GiveWay::default(),
             next_group: 0,
             next_reading: 0,
-            now: 0,
-            monotonic: 0,
-            date: HttpDate::EPOCH,
+            clock: Clock::start()?,
             user: nix::unistd::geteuid().as_raw(),
             out: Vec::new(),
             scratch: vec![0; READ_BUFFER],
@@ -214,9 +205,6 @@ impl Worker {
             poll,
             inbox: spec.inbox,
             signals,
-            epoch: Instant::now(),
-            epoch_monotonic: monotonic_ms()?,
-            date_second: 0,
             next_tick: 0,
             // Zeroed by the kernel page by page: what no parcel needs takes no memory.
             parcel: vec![0; MOST_INPUT + 64],
@@ -227,9 +215,9 @@ impl Worker {
 
     /// Serves until drained.
     pub(crate) fn run(&mut self) -> io::Result<()> {
-        self.look_at_clock();
+        self.clock.look();
         self.watch_listeners()?;
-        self.slot.heartbeat.store(self.monotonic, Relaxed);
+        self.slot.heartbeat.store(self.clock.monotonic(), Relaxed);
         for (_, device) in self.board.devices() {
             if device.owner() == self.id {
                 device.settle_changes();
@@ -247,10 +235,10 @@ impl Worker {
             self.share_dirs();
             self.take_parcels();
             self.continue_others();
-            if self.now >= self.next_tick {
+            if self.clock.now() >= self.next_tick {
                 self.tick();
             }
-            self.give_way.at_end_of_round(self.now);
+            self.give_way.at_end_of_round(self.clock.now());
         }
         self.stop_measuring();
         Ok(())
@@ -266,7 +254,7 @@ impl Worker {
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         let busy = !self.again.is_empty() || self.inbox_waits;
-        let ahead = if busy { 0 } else { self.next_tick.saturating_sub(self.now) };
+        let ahead = if busy { 0 } else { self.next_tick.saturating_sub(self.clock.now()) };
         let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -275,18 +263,8 @@ impl Worker {
         if !events.is_empty() {
             self.slot.wakeups.fetch_add(1, Relaxed);
         }
-        self.look_at_clock();
+        self.clock.look();
         Ok(())
-    }
-
-    fn look_at_clock(&mut self) {
-        self.now = self.epoch.elapsed().as_millis() as u64;
-        self.monotonic = self.epoch_monotonic + self.now;
-        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        if second != self.date_second {
-            self.date_second = second;
-            self.date = HttpDate::from_unix(second as i64);
-        }
     }
 
     fn dispatch(&mut self, event: &Event) {
@@ -434,7 +412,7 @@ impl Worker {
             return;
         }
         self.slot.connections.store(self.conns.len() as u32, Relaxed);
-        self.timers.start(key, Wait::Idle, self.now);
+        self.timers.start(key, Wait::Idle, self.clock.now());
         if begun {
             self.advance(key);
         }
@@ -499,7 +477,7 @@ impl Worker {
     /// The device's directory is of use now.
     pub(crate) fn note_use(&mut self, device: DeviceKey) {
         if self.is_listed(device) {
-            self.used.insert(device, self.now);
+            self.used.insert(device, self.clock.now());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! When the loop gives the processor to its disk threads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::time::ClockId;
+use crate::clock::{instant, processor_time};
 
 /// What others may get of the processor in one yield. More is a busy neighbour's share.
 const OTHERS: Duration = Duration::from_millis(1);
@@ -31,7 +31,7 @@ impl GiveWay {
             return;
         }
         let Some(ours_before) = processor_time() else { return };
-        let begun = Instant::now();
+        let begun = instant();
         std::thread::yield_now();
         let took = begun.elapsed();
         let Some(ours) = processor_time() else { return };
@@ -44,11 +44,6 @@ impl GiveWay {
             self.not_before = now + PAUSE;
         }
     }
-}
-
-/// Processor time of all threads of this process until now.
-fn processor_time() -> Option<Duration> {
-    ClockId::CLOCK_PROCESS_CPUTIME_ID.now().ok().map(Duration::from)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::disk::device::Traits;
-use crate::disk::on_disk::DiskFd;
+use crate::disk::device_dir::Traits;
+use crate::disk::disk_fd::DiskFd;
 use crate::spec::{DeviceKey, Service, SiteId, WorkerId};
 use crate::sys::socket;
 

@@ -3,15 +3,17 @@
 use crate::advance::Next;
 use crate::conn::{Ending, Sending, State};
 use crate::disk::device::Device;
+use crate::disk::hot_files::Extent;
+use crate::disk::loan::{Loan, Stage, Style};
+use crate::disk::operation::{Answered, Need, Op, Outcome};
 use crate::disk::path::DevPath;
 use crate::disk::pool::Lack;
-use crate::event_loop::Worker;
-use crate::exchange::{Answered, Borrowed, Need, Op, Outcome, Released, Work};
+use crate::disk::work::{Borrowed, Released, Task, Work};
+use crate::event_loop::{FIRST_CONN, Worker};
 use crate::http::answer;
-use crate::http::get::{Extent, Get, Pumped, Transfer, log_broken};
+use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::loan::{Loan, Stage, Style};
 use crate::serve::Served;
 use crate::spec::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -48,6 +50,7 @@ impl Worker {
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let borrowed = Borrowed {
             key,
+            token: FIRST_CONN + key,
             socket: Arc::clone(&conn.socket),
             peer: conn.peer(),
             more_input: !conn.input.is_empty(),
@@ -62,18 +65,11 @@ impl Worker {
     }
 
     fn loan_for(&mut self, key: usize, device: DeviceKey, pool: DeviceKey, op: &Op) -> Arc<Loan> {
-        let style = match op {
-            Op::Get(get) => Style::Http(get.keep()),
-            Op::Delete(delete) => Style::Http(delete.keep),
-            Op::Size(_) | Op::Digest(_) => Style::Line(device),
-            _ => Style::Http(false),
-        };
-        let urgent = match op {
-            Op::Get(get) => self.has_usage(self.conns[key].site, get.path()),
-            _ => false,
-        };
+        let style = op.style(device);
+        let reads = matches!(style, Style::Http(_)) && !op.changes();
+        let urgent = reads && self.has_usage(self.conns[key].site, op.path());
         self.urgent |= urgent;
-        Arc::new(Loan::new(pool, style, op.stage(), self.now, urgent))
+        Arc::new(Loan::new(pool, style, op.stage(), self.clock.now(), urgent))
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.
@@ -85,23 +81,21 @@ impl Worker {
         lack: Lack,
     ) -> Next {
         let status = answer::Status::ServiceUnavailable503;
-        match op {
-            Some(Op::Put(put)) if put.is_fresh() => {
-                self.refuse_put(key, Refused { status, close: false }, *put)
-            }
-            Some(Op::Get(get)) if get.is_fresh() => self.answer_for(key, Style::Http(get.keep())),
-            Some(Op::Delete(delete)) => self.answer_for(key, Style::Http(delete.keep)),
-            Some(Op::Size(_) | Op::Digest(_)) if lack == Lack::Thread => {
-                self.say_threadless(device.key);
-                self.after_line(key)
-            }
-            Some(Op::Size(_) | Op::Digest(_)) => self.answer_for(key, Style::Line(device.key)),
-            Some(begun) => {
-                self.log_cut_off(key, &device);
-                self.in_background(&device, Op::Release(Released::Op(Box::new(begun))));
-                Next::Close
-            }
-            None => Next::Close,
+        let Some(op) = op else { return Next::Close };
+        if !op.is_fresh() {
+            self.log_cut_off(key, &device);
+            self.in_background(&device, Task::Release(Released::Op(op)));
+            return Next::Close;
+        }
+        match Put::of(op) {
+            Ok(put) => self.refuse_put(key, Refused { status, close: false }, *put),
+            Err(op) => match op.style(device.key) {
+                Style::Line(device) if lack == Lack::Thread => {
+                    self.say_threadless(device);
+                    self.after_line(key)
+                }
+                style => self.answer_for(key, style),
+            },
         }
     }
 
@@ -169,17 +163,16 @@ impl Worker {
                         self.advance(key);
                     }
                 }
-                State::Blocked(op, _) => self.cut_off_if_on(key, op.path().copied(), pool),
+                State::Blocked(op, _) => self.cut_off_if_on(key, *op.path(), pool),
                 State::Sending(sending) => {
-                    self.cut_off_if_on(key, Some(sending.transfer.path), pool);
+                    self.cut_off_if_on(key, sending.transfer.path, pool);
                 }
                 _ => {}
             }
         }
     }
 
-    fn cut_off_if_on(&mut self, key: usize, path: Option<DevPath>, pool: DeviceKey) {
-        let Some(path) = path else { return };
+    fn cut_off_if_on(&mut self, key: usize, path: DevPath, pool: DeviceKey) {
         let device = Device::key_of(self.conns[key].site, &path);
         if self.pool_key(device) == pool {
             let device = self.device(device);
@@ -201,16 +194,11 @@ impl Worker {
             Need::Write => (conn.writable, Next::Write),
         };
         if !ready {
-            conn.state = State::Blocked(Box::new(op), need);
+            conn.state = State::Blocked(op, need);
             return wait;
         }
         conn.readable &= need != Need::Read;
-        let path = match &op {
-            Op::Get(get) => *get.path(),
-            Op::Put(put) => *put.path(),
-            _ => return Next::Close,
-        };
-        Next::Disk(self.device_of(key, &path), op)
+        Next::Disk(self.device_of(key, op.path()), op)
     }
 
     /// What came of an operation.
@@ -218,13 +206,16 @@ impl Worker {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
-            Outcome::Refused { refused, put } => self.refuse_put(key, refused, *put),
+            Outcome::Refused(op) => match Put::of(op) {
+                Ok(put) if let Some(refused) = put.refused => self.refuse_put(key, refused, *put),
+                _ => Next::Close,
+            },
             Outcome::Blocked { op, need: Need::Write } => {
-                conn.state = State::Blocked(Box::new(op), Need::Write);
+                conn.state = State::Blocked(op, Need::Write);
                 if conn.writable { Next::Again } else { Next::Write }
             }
             Outcome::Blocked { op, need } => {
-                conn.state = State::Blocked(Box::new(op), need);
+                conn.state = State::Blocked(op, need);
                 if conn.readable { Next::Again } else { Next::Read }
             }
             Outcome::Broken | Outcome::Finished | Outcome::Listed(..) => Next::Close,
@@ -278,7 +269,7 @@ impl Worker {
         if !seen || !self.may_look(device) {
             let device = self.device(device);
             let get = Get::resume(sending.transfer, sending.request);
-            return Next::Disk(device, Op::Get(Box::new(get)));
+            return Next::Disk(device, Box::new(get));
         }
         let conn = &mut self.conns[key];
         let before = sending.transfer.rest.len;

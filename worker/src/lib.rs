@@ -3,21 +3,20 @@
 //! | module | holds |
 //! |---|---|
 //! | [`spec`] | what a worker is told when it starts |
+//! | [`ids`] | numbers of workers, docroots and devices |
 //! | [`control`] | messages between master and worker |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
 //! | `event_loop` | waiting, tokens, what each event means |
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
 //! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
-//! | [`open_files`] | hot files that stay open for a second |
+//! | [`clock`] | all clocks |
 //! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
 //! | `accept`, `drain` | new connections; leaving |
 //! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
 //! | `docroots` | which devices there are, for the master |
-//! | [`loan`] | who may speak on a connection that a disk thread has |
 //! | `clerk` | what one worker measures for all: how busy the disks are |
 //! | [`conn`] | one client |
-//! | [`exchange`], [`completions`] | what a disk thread does for the loop; its outcomes on the way back |
 //! | `give_way` | when the loop lets the disk threads run first |
 //! | [`handover`] | inboxes: connections from one worker to another |
 //! | [`http`] | parsers, answers and exchanges of HTTP |
@@ -28,7 +27,7 @@
 mod accept;
 mod advance;
 mod clerk;
-pub mod completions;
+pub mod clock;
 pub mod conn;
 pub mod control;
 mod devices;
@@ -37,16 +36,14 @@ pub mod disk;
 mod docroots;
 mod drain;
 mod event_loop;
-pub mod exchange;
 #[cfg(test)]
 mod failing_disk;
 mod give_way;
 pub mod handover;
 pub mod http;
+pub mod ids;
 mod lend;
 mod lines;
-pub mod loan;
-pub mod open_files;
 mod requests;
 pub mod scoreboard;
 mod serve;

@@ -4,8 +4,8 @@
 use crate::advance::Next;
 use crate::conn::{Ending, Read, State};
 use crate::disk::device::Device;
+use crate::disk::operation::Op;
 use crate::event_loop::Worker;
-use crate::exchange::Op;
 use crate::requests::{BATCH, Used};
 use crate::sidechannel::line::{self, Line};
 use crate::sidechannel::{Heard, watch};
@@ -50,7 +50,7 @@ impl Worker {
                 Heard::Lend(device, op) => Next::Disk(device, op),
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
-                    self.conns[key].state = State::Queued(device, Box::new(op));
+                    self.conns[key].state = State::Queued(device, op);
                     Next::Lent
                 }
                 Heard::Watch => {
@@ -68,7 +68,7 @@ impl Worker {
 
     /// A digest that has entered fsck's queue leaves it again.
     pub(crate) fn postpone_line(&mut self, key: usize, heard: Heard, next: Next) -> Next {
-        if matches!(heard, Heard::Lend(_, Op::Digest(_)) | Heard::Queue(..)) {
+        if matches!(&heard, Heard::Lend(_, op) | Heard::Queue(_, op) if op.is_long()) {
             self.leave_fsck(key);
         }
         self.postpone(key, next)
@@ -119,7 +119,7 @@ impl Worker {
         if turn && !conn.ended {
             return Next::Disk(device, op);
         }
-        conn.state = State::Queued(device, Box::new(op));
+        conn.state = State::Queued(device, op);
         if conn.ended { Next::Close } else { Next::Lent }
     }
 }

@@ -4,7 +4,6 @@
 use crate::advance::Next;
 use crate::conn::{Ending, Read, State};
 use crate::event_loop::Worker;
-use crate::exchange::Op;
 use crate::http::head::{self, Body, HeadScan, Parsed};
 use crate::http::{answer, status_of_refusal};
 use crate::serve::Served;
@@ -88,7 +87,12 @@ impl Worker {
                 }
                 Parsed::Refused(refusal) => {
                     self.slot.requests.fetch_add(1, Relaxed);
-                    answer::empty(&mut self.out, status_of_refusal(refusal), &self.date, false);
+                    answer::empty(
+                        &mut self.out,
+                        status_of_refusal(refusal),
+                        self.clock.date(),
+                        false,
+                    );
                     bytes = input.len();
                     break self.finish_batch(key, Ending::Lingering);
                 }
@@ -126,7 +130,7 @@ impl Worker {
                 Served::Lend(device, op) => match self.send_batch(key) {
                     Next::Again => {
                         // A PUT has taken all that follows its head.
-                        bytes = if matches!(op, Op::Put(_)) { input.len() } else { bytes + len };
+                        bytes = if op.has_input() { input.len() } else { bytes + len };
                         break Next::Disk(device, op);
                     }
                     next => break self.postpone(key, next),

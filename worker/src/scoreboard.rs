@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
 use serde::{Deserialize, Serialize};
+use zerocopy::FromZeros;
 
-use crate::disk::path::DevPath;
-use crate::spec::{DeviceKey, SiteId, WorkerId};
+use crate::ids::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Closed;
 use crate::sys::shm;
 
@@ -36,9 +36,9 @@ const SOURCE_WORDS: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub struct Scoreboard(&'static Board);
 
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
 #[repr(C)]
-pub(crate) struct Board {
+struct Board {
     draining: AtomicU8,
     /// Doors of which the log tells already that they are closed.
     closed: AtomicU32,
@@ -73,7 +73,7 @@ pub enum DeviceState {
 }
 
 /// Counters of one worker. Totals survive a crash and the respawn after it.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 #[repr(C, align(128))]
 pub struct WorkerSlot {
     state: AtomicU8,
@@ -111,7 +111,7 @@ pub struct WorkerSlot {
 }
 
 /// Numbers of one device.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 #[repr(C, align(128))]
 pub struct DeviceSlot {
     /// 0: never used; else site and devid, offset by one. Written by the master.
@@ -165,7 +165,7 @@ pub struct Usage {
 impl Scoreboard {
     /// Maps a zeroed board that every process forked from now on shares.
     pub fn new() -> io::Result<Scoreboard> {
-        shm::shared_board().map(Scoreboard)
+        shm::shared().map(Scoreboard)
     }
 
     /// The slot of a worker.
@@ -383,9 +383,9 @@ impl DeviceSlot {
     }
 
     /// To be held while a file loses a name or gets another content: DELETE, and a PUT to a name
-    /// that is there.
-    pub fn change(&'static self, path: &DevPath) -> Change {
-        self.changes.begin(path)
+    /// that is there. `name`: a hash of it, the same for all spellings of its folder.
+    pub fn change(&'static self, name: u64) -> Change {
+        self.changes.begin(name)
     }
 
     /// A new owner: what a killed one had begun is over.
@@ -395,8 +395,8 @@ impl DeviceSlot {
 
     /// A mark to take before a file is opened. While it stands the file is what it was then, and
     /// closing it frees no blocks.
-    pub fn mark(&'static self, path: &DevPath) -> Mark {
-        self.changes.mark(path)
+    pub fn mark(&'static self, name: u64) -> Mark {
+        self.changes.mark(name)
     }
 
     /// The worker that has the device's disk threads.

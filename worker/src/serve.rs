@@ -6,24 +6,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clock::HttpDate;
 use crate::conn::{Discard, Left, Sending, Then};
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
+use crate::disk::hot_files::Extent;
+use crate::disk::hot_files::{Dropped, OpenFile};
 use crate::disk::mounted::Guard;
-use crate::disk::on_disk::DiskFd;
+use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
+use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
-use crate::exchange::{Op, Released, Work};
 use crate::handover;
-use crate::http::answer::{self, HttpDate, Status};
+use crate::http::answer::{self, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
-use crate::http::get::{self, Extent, Get, Transfer};
+use crate::http::get::{self, Get, Transfer};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::open_files::{Dropped, OpenFile};
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Door;
@@ -93,13 +97,13 @@ impl Worker {
     pub(crate) fn serve_bodiless(&mut self, key: usize, request: &Request, last: bool) -> Served {
         let keep = self.may_keep(request.keep_alive, last);
         let Target::Path(path) = request.target else {
-            answer::file(&mut self.out, &self.date, &HttpDate::EPOCH, 0, keep);
+            answer::file(&mut self.out, self.clock.date(), &HttpDate::EPOCH, 0, keep);
             return Served::Answered(keep);
         };
         if request.method != Method::Delete
             && let Some((usage, text)) = self.usage_at_hand(self.conns[key].site, &path)
         {
-            get::answer_usage(&mut self.out, request, &usage, &text, &self.date, keep);
+            get::answer_usage(&mut self.out, request, &usage, &text, self.clock.date(), keep);
             return Served::Answered(keep);
         }
         let site = self.conns[key].site;
@@ -110,7 +114,7 @@ impl Worker {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
             let (keep_alive, conditions) = (request.keep_alive, request.conditions);
-            let op = Op::Delete(Delete { path, keep: keep_alive, conditions });
+            let op = Box::new(Delete { path, keep: keep_alive, conditions });
             return self.on_disk(&device, op, keep);
         }
         if !self.has_usage(site, &path)
@@ -120,7 +124,7 @@ impl Worker {
         }
         let device = self.device_of(key, &path);
         let get = Get::new(path, *request, request.keep_alive);
-        self.on_disk(&device, Op::Get(Box::new(get)), keep)
+        self.on_disk(&device, Box::new(get), keep)
     }
 
     fn serve_put(&mut self, key: usize, request: &Request, input: &[u8]) -> Served {
@@ -132,7 +136,7 @@ impl Worker {
         match self.place(device.key) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
-                Served::Lend(device, Op::Put(Box::new(put)))
+                Served::Lend(device, Box::new(put))
             }
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => {
@@ -165,13 +169,13 @@ impl Worker {
         if status.code() >= 500 {
             self.slot.errors.fetch_add(1, Relaxed);
         }
-        answer::empty(&mut self.out, status, &self.date, keep);
+        answer::empty(&mut self.out, status, self.clock.date(), keep);
         Served::Answered(keep)
     }
 
     /// Not while draining, unless more was asked already.
     pub(crate) fn may_keep(&self, keep: bool, last: bool) -> bool {
-        keep && !(last && self.context.draining.load(Relaxed))
+        keep && !(last && self.context.host.draining.load(Relaxed))
     }
 
     /// Does an operation where its device's disk threads are.
@@ -189,7 +193,7 @@ impl Worker {
         }
         let owner = self.owner(device);
         let here = owner == self.id
-            || self.context.draining.load(Relaxed)
+            || self.context.host.draining.load(Relaxed)
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
             || !self.peers.contains_key(&owner);
@@ -205,7 +209,7 @@ impl Worker {
     /// True when a worker serves, as far as is known, but its loop has not gone round for long:
     /// stopped, or worse.
     pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
-        let age = self.monotonic.saturating_sub(slot.heartbeat.load(Relaxed));
+        let age = self.clock.monotonic().saturating_sub(slot.heartbeat.load(Relaxed));
         slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
@@ -264,7 +268,7 @@ impl Worker {
             Err(e) => return self.cached_error(&e, keep),
         };
         let start = self.out.len();
-        let planned = get::plan(&mut self.out, request, file.described(), &self.date, keep);
+        let planned = get::plan(&mut self.out, request, file.described(), self.clock.date(), keep);
         let served = match planned {
             Err(status) => Some(self.answer(status, keep)),
             Ok(None) => Some(Served::Answered(keep)),
@@ -328,9 +332,9 @@ impl Worker {
     /// Whether anything of a device may be looked for in the loop: not while its disk may be
     /// hanging, whatever is in memory.
     pub(crate) fn may_look(&self, device: DeviceKey) -> bool {
-        self.board
-            .device(device)
-            .is_some_and(|slot| slot.state() == DeviceState::Ok && !slot.is_suspect(self.monotonic))
+        self.board.device(device).is_some_and(|slot| {
+            slot.state() == DeviceState::Ok && !slot.is_suspect(self.clock.monotonic())
+        })
     }
 
     /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.
@@ -343,12 +347,12 @@ impl Worker {
         if !path.is_fid() || !self.may_look(device) {
             return None;
         }
-        if let Some(file) = self.files.get(site, path, self.now) {
+        if let Some(file) = self.files.get(site, path, self.clock.now()) {
             return Some(Ok(file));
         }
         let device = self.device(device);
         let dir = self.dir_for_reading(&device)?;
-        let mark = self.board.device(device.key).map(|slot| slot.mark(path));
+        let mark = self.board.device(device.key).map(|slot| slot.mark(path.name_hash()));
         let fd = match harmless::open_cached(&dir, path.relative()) {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
@@ -359,7 +363,7 @@ impl Worker {
         };
         let sends_unlocked = dir.traits.sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));
-        if let Some(dropped) = self.files.keep(site, path, &file, self.now) {
+        if let Some(dropped) = self.files.keep(site, path, &file, self.clock.now()) {
             self.close_kept(dropped);
         }
         self.next_tick_soon();
@@ -374,7 +378,7 @@ impl Worker {
             }
             return None;
         };
-        self.used.insert(device.key, self.now);
+        self.used.insert(device.key, self.clock.now());
         (dir.traits.inline_reads && dir.is_tried()).then_some(dir)
     }
 
@@ -455,12 +459,12 @@ impl Worker {
 
     fn close_elsewhere(&mut self, site: SiteId, path: &DevPath, file: DiskFd) {
         let device = self.device(Device::key_of(site, path));
-        self.in_background(&device, Op::Release(Released::File(file)));
+        self.in_background(&device, Task::Release(Released::File(file)));
     }
 
     /// Has a disk thread do something that no connection waits for.
-    pub(crate) fn in_background(&mut self, device: &Arc<Device>, op: Op) {
-        let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), op);
+    pub(crate) fn in_background(&mut self, device: &Arc<Device>, task: Task) {
+        let work = Work::in_background(Arc::clone(device), Arc::clone(&self.context), task);
         // Never refused for the queue's length. Without threads it is not done: not here.
         if let Err((work, _)) = self.pool(device).submit(work, usize::MAX) {
             errands::run(move |_| drop(work));
@@ -470,7 +474,8 @@ impl Worker {
     /// Without the device's directory nothing can be read inline: the owner's disk thread opens it,
     /// others ask the owner for a copy. Once a second at most.
     fn want_dir(&mut self, key: DeviceKey) {
-        let recent = self.wanted.get(&key).is_some_and(|&at| self.now.saturating_sub(at) < 1000);
+        let recent =
+            self.wanted.get(&key).is_some_and(|&at| self.clock.now().saturating_sub(at) < 1000);
         if recent || !self.is_listed(key) {
             return;
         }
@@ -478,7 +483,7 @@ impl Worker {
         if owner == self.id {
             return; // The request itself goes to a disk thread, which opens it.
         }
-        self.wanted.insert(key, self.now);
+        self.wanted.insert(key, self.clock.now());
         if let Some(inbox) = self.peers.get(&owner)
             && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
         {

@@ -1,7 +1,6 @@
 //! What the loop does by the clock: a few times a second while anything has a deadline, once a
 //! second otherwise.
 
-use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -27,8 +26,8 @@ const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 impl Worker {
     /// Looks after everything that has a time.
     pub(crate) fn tick(&mut self) {
-        let monotonic = self.monotonic;
-        self.next_tick = self.now + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
+        let monotonic = self.clock.monotonic();
+        self.next_tick = self.clock.now() + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
@@ -36,7 +35,7 @@ impl Worker {
         self.resume_listeners();
         self.even_out();
         shortage::tell();
-        for dropped in self.files.sweep(self.now) {
+        for dropped in self.files.sweep(self.clock.now()) {
             self.close_kept(dropped);
         }
         if self.out.capacity() > LARGE_OUTPUT {
@@ -74,12 +73,12 @@ impl Worker {
     }
 
     fn tick_in(&mut self, millis: u64) {
-        self.next_tick = self.next_tick.min(self.now + millis.min(1000));
+        self.next_tick = self.next_tick.min(self.clock.now() + millis.min(1000));
     }
 
     /// Something has begun that the stall clock must see.
     pub(crate) fn next_tick_soon(&mut self) {
-        self.next_tick = self.next_tick.min(self.now + TICK_MS);
+        self.next_tick = self.next_tick.min(self.clock.now() + TICK_MS);
     }
 
     /// Nothing waits with a deadline short of the heartbeat.
@@ -107,7 +106,7 @@ impl Worker {
                 continue;
             }
             while let Some((key, since)) = self.timers.oldest(wait) {
-                if self.now.saturating_sub(since) < limit {
+                if self.clock.now().saturating_sub(since) < limit {
                     break;
                 }
                 self.time_out(key);
@@ -121,10 +120,4 @@ pub(crate) fn usage_interval() -> Duration {
     let seconds = std::env::var("MOG_DISK_USAGE_INTERVAL").ok();
     let seconds = seconds.and_then(|text| text.trim().parse().ok()).filter(|&s: &u64| s > 0);
     seconds.map_or(USAGE_INTERVAL, Duration::from_secs)
-}
-
-/// CLOCK_MONOTONIC, which all processes see alike.
-pub(crate) fn monotonic_ms() -> io::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    Ok(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }

@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::disk::mounts;
+use crate::clock;
+use crate::disk::mounts::{self, Number};
 
 /// The disk under a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,9 +19,6 @@ pub struct Disk {
     /// The whole disk, as major and minor number; `None`: not a local disk.
     pub number: Option<Number>,
 }
-
-/// Major and minor number of a block device.
-pub type Number = (u32, u32);
 
 /// Looks up the disk under a descriptor of a device, whose st_dev this is.
 pub fn disk_of(fd: BorrowedFd<'_>, st_dev: u64) -> Disk {
@@ -104,7 +102,7 @@ pub struct Meter {
 impl Meter {
     /// Busy per cent times 100 of each disk since the last call; empty at the first.
     pub fn read(&mut self) -> HashMap<Number, u32> {
-        self.advance(Instant::now(), &fs::read_to_string("/proc/diskstats").unwrap_or_default())
+        self.advance(clock::instant(), &fs::read_to_string("/proc/diskstats").unwrap_or_default())
     }
 
     fn advance(&mut self, now: Instant, diskstats: &str) -> HashMap<Number, u32> {

@@ -38,11 +38,13 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::flush::Flush;
 use crate::disk::folders::{FOLDER, Made, parent, with_folders};
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::disk::temporary::Temporary;

@@ -2,25 +2,21 @@
 //! held for moving a pointer, never over a system call that can block.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, XFS_SUPER_MAGIC, fstatfs};
-use nix::sys::statvfs::FsFlags;
-
+use crate::clock;
 use crate::disk::busy::{self, Disk};
+use crate::disk::device_dir::{DeviceDir, Traits};
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::errands;
 use crate::disk::mounted::Guard;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::temporary;
 use crate::spec::DeviceKey;
-use crate::sys::doors::{Closed, Door};
 
 /// From this age on a directory descriptor is not used for new operations, so that a disk mounted
 /// over it, or under its name, is found.
@@ -71,30 +67,6 @@ impl Dirs {
     }
 }
 
-/// A descriptor of the device's directory and what was found out about the filesystem.
-#[derive(Debug)]
-pub struct DeviceDir {
-    fd: DiskFd,
-    opened: Instant,
-    /// What a loop may do there.
-    pub traits: Traits,
-    /// O_TMPFILE works, as far as is known.
-    pub anonymous_files: AtomicBool,
-    /// A disk thread has opened a file since the filesystem was mounted: [`DeviceDir::is_tried`].
-    tried: AtomicBool,
-}
-
-/// What a loop may do with the files of a filesystem that are in memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traits {
-    /// Opens and reads of cached files do no I/O here.
-    pub inline_reads: bool,
-    /// Reading updates access times unless O_NOATIME is given.
-    pub updates_atime: bool,
-    /// sendfile(2) of resident pages takes no lock that a writer of the file holds.
-    pub sends_unlocked: bool,
-}
-
 impl Device {
     /// Describes the device; touches nothing.
     pub fn new(key: DeviceKey, docroot: &Path, usage: bool) -> Device {
@@ -126,7 +98,7 @@ impl Device {
         let mut looked = self.looked();
         let due = looked.at.is_none_or(|at| at.elapsed() >= interval);
         if due {
-            looked.at = Some(Instant::now());
+            looked.at = Some(clock::instant());
         }
         due
     }
@@ -136,7 +108,7 @@ impl Device {
         let mut looked = self.looked();
         let due = looked.written.is_none_or(|at| at.elapsed() >= interval);
         if due {
-            looked.written = Some(Instant::now());
+            looked.written = Some(clock::instant());
         }
         due
     }
@@ -144,7 +116,7 @@ impl Device {
     /// The disk under the device; `afresh`: looked up even if nothing seems to have changed, for
     /// the number of a filesystem that has gone may be given to the next one.
     pub fn disk(&self, on: &OnDisk, dir: &DeviceDir, afresh: bool) -> Disk {
-        let st_dev = dir.fd.stat(on).map_or(0, |facts| facts.st_dev);
+        let st_dev = dir.number(on).unwrap_or_default();
         let known = self.looked().disk.clone();
         match known {
             Some((number, disk)) if number == st_dev && !afresh => disk,
@@ -174,7 +146,7 @@ impl Device {
 
     /// The directory for a read that must not block, if it is open and not too old. Loop thread.
     pub fn dir_at_hand(&self) -> Option<Arc<DeviceDir>> {
-        self.lock().current.clone().filter(|dir| dir.opened.elapsed() < STALE)
+        self.lock().current.clone().filter(|dir| dir.age() < STALE)
     }
 
     /// True when the owner has said lately that a loop has nothing to look for here.
@@ -185,25 +157,19 @@ impl Device {
     /// The owner has said so.
     pub fn shut(&self) {
         let mut dirs = self.lock();
-        dirs.shut = Some(Instant::now());
+        dirs.shut = Some(clock::instant());
         dirs.retire();
     }
 
     /// The directory, opened now if need be: this waits for the disk.
     pub fn dir(&self, on: &OnDisk) -> io::Result<Arc<DeviceDir>> {
-        if let Some(dir) = self.lock().current.clone().filter(|dir| dir.opened.elapsed() < FRESH) {
+        if let Some(dir) = self.lock().current.clone().filter(|dir| dir.age() < FRESH) {
             return Ok(dir);
         }
         let opened = DeviceDir::open(on, &self.path).and_then(|dir| self.insist_on_mount(on, dir));
         let before = self.lock().current.clone();
         if let (Ok(dir), Some(before)) = (&opened, before) {
-            // The filesystem has not been unmounted meanwhile: that was held open.
-            let same = dir.fd.stat(on)?.st_dev == before.fd.stat(on)?.st_dev;
-            dir.tried.store(same && before.is_tried(), Relaxed);
-            if same && !before.anonymous_files.load(Relaxed) {
-                dir.anonymous_files.store(false, Relaxed);
-            }
-            self.swept.fetch_and(same, Relaxed);
+            self.swept.fetch_and(dir.follow(on, &before)?, Relaxed);
         }
         self.lock().retire();
         self.let_go(on);
@@ -248,19 +214,13 @@ impl Device {
 
     /// True when the directory should be opened anew before it gets too old for cached reads.
     pub fn wants_refresh(&self) -> bool {
-        self.lock().current.as_ref().is_none_or(|dir| dir.opened.elapsed() >= FRESH)
+        self.lock().current.as_ref().is_none_or(|dir| dir.age() >= FRESH)
     }
 
     /// Takes over a directory that the owner has opened and sent. The one before it is to be let
     /// go by a disk thread. Loop thread.
     pub fn adopt_dir(&self, fd: DiskFd, traits: Traits) {
-        let dir = DeviceDir {
-            fd,
-            opened: Instant::now(),
-            traits,
-            anonymous_files: AtomicBool::new(Door::Tmpfile.is_open()),
-            tried: AtomicBool::new(true),
-        };
+        let dir = DeviceDir::adopted(fd, traits);
         let mut dirs = self.lock();
         dirs.retire();
         dirs.current = Some(Arc::new(dir));
@@ -301,67 +261,6 @@ impl Drop for Device {
             errands::run(move |_| drop(dirs));
         }
     }
-}
-
-impl DeviceDir {
-    /// Opens it without keeping it.
-    pub fn open(on: &OnDisk, path: &Path) -> io::Result<DeviceDir> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = DiskFd::new(open(path, flags, Mode::empty())?);
-        let filesystem = fstatfs(fd.get(on))?;
-        let kind = filesystem.filesystem_type();
-        let quiet = FsFlags::ST_NOATIME | FsFlags::ST_RDONLY;
-        let traits = Traits {
-            inline_reads: answers_from_cache(kind) && can_look(kind),
-            updates_atime: !filesystem.flags().intersects(quiet),
-            sends_unlocked: kind != XFS_SUPER_MAGIC,
-        };
-        let anonymous_files = AtomicBool::new(Door::Tmpfile.is_open());
-        let tried = AtomicBool::new(false);
-        Ok(DeviceDir { fd, opened: Instant::now(), traits, anonymous_files, tried })
-    }
-
-    /// Its descriptor, for who may wait.
-    pub fn get(&self, on: &OnDisk) -> BorrowedFd<'_> {
-        self.fd.get(on)
-    }
-
-    /// What the filesystem cannot do that the kernel can, as far as is known.
-    pub fn closed(&self) -> Closed {
-        match self.anonymous_files.load(Relaxed) || !Door::Tmpfile.is_open() {
-            true => Closed::default(),
-            false => Closed::default().and(Door::Tmpfile),
-        }
-    }
-
-    /// A file has been opened.
-    pub fn note_open(&self, _: &OnDisk) {
-        self.tried.store(true, Relaxed);
-    }
-
-    /// True when a file has been opened since the filesystem was mounted. The first open notes the
-    /// name of the mount in a journal transaction (`ext4_sample_last_mounted`): not in a loop.
-    pub fn is_tried(&self) -> bool {
-        self.tried.load(Relaxed)
-    }
-
-    /// The same for [`crate::disk::harmless`].
-    pub(in crate::disk) fn in_loop(&self) -> BorrowedFd<'_> {
-        self.fd.in_loop()
-    }
-}
-
-/// Filesystems whose open and fstat of a cached file do no I/O. FUSE and network filesystems send
-/// a message and wait for the answer; f2fs takes the inode's lock when a file is opened; tmpfs has
-/// no RWF_NOWAIT, and its pages may be in the swap.
-fn answers_from_cache(kind: FsType) -> bool {
-    [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC].contains(&kind)
-}
-
-/// Whether the kernel lets a loop open and read what is in memory.
-fn can_look(kind: FsType) -> bool {
-    let sends_unlocked = kind != XFS_SUPER_MAGIC;
-    Door::ResolveCached.is_open() && (sends_unlocked || Door::Preadv2.is_open())
 }
 
 #[cfg(test)]

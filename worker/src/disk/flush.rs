@@ -20,10 +20,11 @@ use nix::errno::Errno;
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
-use crate::disk::device::DeviceDir;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::FOLDER;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::pool::Progress;
 use crate::spec::Fsync;
 use crate::sys::disk::{self, fdatasync, fsync, syncfs};

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
-use crate::disk::device::DeviceDir;
+use crate::disk::device_dir::DeviceDir;
 use crate::disk::errands;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::on_disk::OnDisk;

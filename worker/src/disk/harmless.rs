@@ -7,7 +7,7 @@
 //! follows then holds for the quarter of a second in which a disk that begins to hang is not yet
 //! suspect.
 //!
-//! [`Traits::inline_reads`]: crate::disk::device::Traits::inline_reads
+//! [`Traits::inline_reads`]: crate::disk::device_dir::Traits::inline_reads
 
 use std::ffi::CStr;
 use std::io;
@@ -15,8 +15,8 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::stat::FileStat;
 
-use crate::disk::device::DeviceDir;
-use crate::disk::on_disk::DiskFd;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::open::READ;
 use crate::sys::file::{self, CACHED, View, open_below, page_size};
 

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`path`] | paths that have been checked |
 //! | [`docroot`] | devices by name |
-//! | [`device`] | one device as this process sees it: its directory, what can be done there |
+//! | [`device`] | one device as this process sees it |
+//! | [`device_dir`] | its directory, opened, and what can be done there |
 //! | [`mounted`] | whether a device's folder is where its disk should be |
 //! | [`open`] | opens that cannot leave the device |
-//! | [`on_disk`] | who may wait for a disk: a type |
+//! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
@@ -16,6 +17,9 @@
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
+//! | [`hot_files`] | files that stay open for a second |
+//! | [`operation`], [`work`] | what a disk thread does for a connection, and for nobody |
+//! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
 //! | [`usage`], [`busy`] | how full a device is, how busy its disk |
@@ -23,7 +27,10 @@
 
 pub mod busy;
 pub mod commit;
+pub mod completions;
 pub mod device;
+pub mod device_dir;
+pub mod disk_fd;
 pub mod docroot;
 pub mod docroot_watch;
 pub mod errands;
@@ -31,14 +38,18 @@ pub mod failed;
 pub mod flush;
 pub mod folders;
 pub mod harmless;
+pub mod hot_files;
+pub mod loan;
 pub mod md5;
 pub mod mounted;
 pub mod mounts;
 pub mod on_disk;
 pub mod open;
+pub mod operation;
 pub mod path;
 pub mod pool;
 pub mod shortage;
 pub mod stall;
 pub mod temporary;
 pub mod usage;
+pub mod work;

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use nix::sys::statfs::fstatfs;
 
-use crate::disk::busy::Number;
 use crate::sys::mount;
 
 /// What names a block device in place of its path, and where udev keeps links of that kind.
@@ -31,6 +30,9 @@ const KINDS: [(u32, &str); 10] = [
     (0x0000_6969, "nfs"),
     (0xff53_4d42, "cifs"),
 ];
+
+/// Major and minor number of a block device.
+pub type Number = (u32, u32);
 
 /// One mount: proc_pid_mountinfo(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use crate::disk::device::{Device, DeviceDir};
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::failed::{Failed, InCall};
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::sys::file::{BENEATH, open_below};
 
 /// Never blocks on a FIFO or a device node, never becomes the controlling terminal.

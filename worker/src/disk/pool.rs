@@ -8,10 +8,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::time::ClockId;
-
+use crate::clock;
 use crate::disk::on_disk::OnDisk;
 use crate::disk::shortage;
 use crate::disk::stall::Evidence;
@@ -104,7 +103,7 @@ impl Clock {
 
     /// CLOCK_MONOTONIC in milliseconds, a few of them late: that costs least.
     fn now() -> u64 {
-        let now = ClockId::CLOCK_MONOTONIC_COARSE.now().map_or(Duration::ZERO, Duration::from);
+        let now = clock::coarse();
         now.as_secs() * 1000 + u64::from(now.subsec_millis())
     }
 
@@ -401,11 +400,11 @@ impl<J: Job> Shared<J> {
     /// Rests until called; true when nobody did for long.
     fn wait<'a>(&'a self, mut state: MutexGuard<'a, State<J>>) -> (MutexGuard<'a, State<J>>, bool) {
         let me = thread::current();
-        let until = Instant::now() + IDLE_LIFE;
+        let until = clock::instant() + IDLE_LIFE;
         state.idle.push(me.clone());
         loop {
             drop(state);
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(clock::instant());
             thread::park_timeout(left);
             state = self.lock();
             match state.idle.iter().position(|thread| thread.id() == me.id()) {
@@ -427,6 +426,7 @@ impl<J: Job> Shared<J> {
 mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Instant;
 
     pub(super) struct Step(Box<dyn FnOnce() + Send>);
 

@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::clock;
+
 /// Lines are as far apart as this at least.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -21,7 +23,7 @@ struct Shortage {
 
 /// No thread could be started for what `whom` names.
 pub fn note(whom: impl Display, error: &io::Error) {
-    match with(|shortage| shortage.note(Instant::now())) {
+    match with(|shortage| shortage.note(clock::instant())) {
         Some(0) => log::error!("no thread could be started for {whom}: {error}"),
         Some(untold) => {
             log::error!(
@@ -34,7 +36,7 @@ pub fn note(whom: impl Display, error: &io::Error) {
 
 /// Tells the rest when it is time. Called by the clock.
 pub fn tell() {
-    if let Some(untold) = with(|shortage| shortage.rest(Instant::now())) {
+    if let Some(untold) = with(|shortage| shortage.rest(clock::instant())) {
         let seconds = INTERVAL.as_secs();
         log::error!("no thread could be started: {untold} times more in {seconds} s or longer");
     }

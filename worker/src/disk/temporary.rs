@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -21,11 +21,13 @@ use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Pid, UnlinkatFlags};
 
-use crate::disk::device::DeviceDir;
+use crate::clock;
+use crate::disk::device_dir::DeviceDir;
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::errands;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::FOLDER;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::sys::disk::{mkdirat, symlinkat, unlinkat};
 use crate::sys::file::{BENEATH, open_below};
 
@@ -46,7 +48,7 @@ struct InUse {
 
 impl Default for InUse {
     fn default() -> InUse {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = clock::unix_time();
         InUse { next: since.as_micros() as u64, numbers: BTreeSet::new() }
     }
 }

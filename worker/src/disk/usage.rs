@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
@@ -15,7 +15,9 @@ use nix::sys::stat::fstatat;
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::disk::device::{Device, DeviceDir};
+use crate::clock;
+use crate::disk::device::Device;
+use crate::disk::device_dir::DeviceDir;
 use crate::disk::on_disk::OnDisk;
 use crate::http::answer::Status;
 use crate::http::status_of;
@@ -48,7 +50,7 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
         }
     };
     let disk = device.disk(on, &dir, write);
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let time = clock::unix_time().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
     if write {

@@ -18,16 +18,17 @@ use mio::{Interest, Poll, Token, Waker};
 use nix::poll::{PollFd, PollFlags, poll};
 use tempfile::TempDir;
 
-use crate::completions::{Completions, Socket};
+use crate::disk::completions::{Completions, Socket};
 use crate::disk::device::Device;
+use crate::disk::loan::{Loan, Style};
 use crate::disk::on_disk::OnDisk;
+use crate::disk::operation::{Answered, Host, Op, Outcome};
 use crate::disk::pool::{Job, Progress};
+use crate::disk::work::{Borrowed, Context, Work};
 use crate::event_loop::FIRST_CONN;
-use crate::exchange::{Answered, Borrowed, Context, Op, Outcome, Work};
 use crate::http::delete::Delete;
 use crate::http::head::{HeadScan, Method, Parsed, Request, Target, parse};
 use crate::http::put::Put;
-use crate::loan::{Loan, Style};
 use crate::scoreboard::Scoreboard;
 use crate::spec::{DeviceKey, Fsync, SiteId, WorkerId};
 use crate::sys::disk::faults::{self, Fault};
@@ -84,15 +85,15 @@ impl Rig {
         let docroot = tempfile::tempdir_in(below).unwrap();
         fs::create_dir(docroot.path().join("dev1")).unwrap();
         let (board, poll) = (Scoreboard::new().unwrap(), Poll::new().unwrap());
-        let context = Context {
+        let host = Host {
             slot: board.worker(WorkerId(0)),
             board,
             draining: AtomicBool::new(false),
             fsync,
-            completions: Completions::new(Waker::new(poll.registry(), Token(0)).unwrap()),
             epoll: socket::duplicate(poll.registry()).unwrap(),
-            docroots: OnceLock::new(),
         };
+        let completions = Completions::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let context = Context { host, completions, docroots: OnceLock::new() };
         Rig { docroot, context: Arc::new(context), poll, anonymous }
     }
 
@@ -143,8 +144,8 @@ impl Rig {
         loop {
             let loan = Arc::new(Loan::new(KEY, Style::Http(false), op.stage(), 0, false));
             let (peer, socket) = (([127, 0, 0, 1], 1).into(), Arc::clone(&socket));
-            let lent =
-                Borrowed { key: 0, socket: Arc::clone(&socket), peer, more_input: false, loan };
+            let (key, token, more_input) = (0, FIRST_CONN, false);
+            let lent = Borrowed { key, token, socket: Arc::clone(&socket), peer, more_input, loan };
             let (device, context) = (Arc::clone(&device), Arc::clone(&self.context));
             let mut work = Some(Work::for_connection(lent, device, context, op));
             while let Some(now) = work.take() {
@@ -155,7 +156,10 @@ impl Rig {
             op = match done.pop().map(|done| done.outcome) {
                 // What has been sent, and nothing else to do: the loop is not told.
                 None | Some(Outcome::Answered(Answered { .. })) => return None,
-                Some(Outcome::Refused { refused, .. }) => return Some(refused.status.code()),
+                Some(Outcome::Refused(op)) => {
+                    let refused = Put::of(op).unwrap().refused;
+                    return Some(refused.unwrap().status.code());
+                }
                 Some(Outcome::Blocked { op, .. }) => op,
                 other => panic!("{other:?}"),
             };
@@ -167,10 +171,10 @@ impl Rig {
 fn operation(request: Request) -> Op {
     let Target::Path(path) = request.target else { panic!("{request:?}") };
     match request.method {
-        Method::Put => Op::Put(Box::new(Put::new(path, request, Vec::new()))),
+        Method::Put => Box::new(Put::new(path, request, Vec::new())),
         _ => {
             let (keep, conditions) = (request.keep_alive, request.conditions);
-            Op::Delete(Delete { path, keep, conditions })
+            Box::new(Delete { path, keep, conditions })
         }
     }
 }

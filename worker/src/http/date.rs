@@ -83,7 +83,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::answer::HttpDate;
+    use crate::clock::HttpDate;
     use proptest::prelude::*;
     use std::time::{Duration, UNIX_EPOCH};
 

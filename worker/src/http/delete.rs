@@ -5,15 +5,17 @@ use std::ffi::CStr;
 use nix::errno::Errno;
 use nix::unistd::UnlinkatFlags;
 
+use crate::clock::date_now;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::parent;
+use crate::disk::loan::{Stage, Style};
 use crate::disk::open;
+use crate::disk::operation::{Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Outcome, Turn, Turned};
 use crate::http::answer;
 use crate::http::condition::Conditions;
-use crate::http::{date_now, log_failed, status_of};
-use crate::loan::Stage;
+use crate::http::{log_failed, status_of};
+use crate::ids::DeviceKey;
 use crate::sys::disk::unlinkat;
 
 /// A DELETE on its way to a disk thread.
@@ -27,9 +29,24 @@ pub struct Delete {
     pub conditions: Conditions,
 }
 
-impl Delete {
-    /// Its one turn in a disk thread.
-    pub fn run(self, turn: &Turn<'_>) -> Turned {
+impl Operation for Delete {
+    fn path(&self) -> &DevPath {
+        &self.path
+    }
+
+    fn style(&self, _: DeviceKey) -> Style {
+        Style::Http(self.keep)
+    }
+
+    fn is_short(&self) -> bool {
+        true
+    }
+
+    fn changes(&self) -> bool {
+        true
+    }
+
+    fn run(self: Box<Self>, turn: &Turn<'_>) -> Turned {
         let keep = turn.may_keep(self.keep);
         let mut head = Vec::with_capacity(200);
         match self.remove(turn) {
@@ -38,13 +55,15 @@ impl Delete {
             Err(e) => {
                 let status = status_of(&e.error);
                 log_failed("DELETE", self.path.as_str(), status, &e);
-                turn.count_error(status);
+                turn.count_error(status.code());
                 answer::empty(&mut head, status, &date_now(), keep);
             }
         }
         Turned::Over(turn.answer(head, keep))
     }
+}
 
+impl Delete {
     /// The folder is opened first, so that no link on the way leads out of the device.
     /// `Ok(false)`: nobody waits for it any more, and nothing was removed.
     fn remove(&self, turn: &Turn<'_>) -> Result<bool, Failed> {
@@ -69,7 +88,7 @@ impl Delete {
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }
-        let change = turn.slot.map(|slot| slot.change(&self.path));
+        let change = turn.slot.map(|slot| slot.change(self.path.name_hash()));
         unlinkat(folder.get(turn.on), name, UnlinkatFlags::NoRemoveDir).in_call("unlinkat")?;
         drop(change);
         flush.after_delete(turn.on, &folder).map(|()| true)

@@ -5,18 +5,19 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use nix::sys::stat::FileStat;
-
+use crate::clock::HttpDate;
+use crate::clock::date_now;
+use crate::disk::hot_files::{Extent, Facts, OpenFile};
+use crate::disk::loan::{Stage, Style};
 use crate::disk::open;
+use crate::disk::operation::{Need, Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Need, Op, Outcome, Turn, Turned};
-use crate::http::answer::{self, HttpDate, Status};
+use crate::http::answer::{self, Status};
 use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
-use crate::http::{date_now, log_failure, status_of};
-use crate::loan::Stage;
-use crate::open_files::OpenFile;
+use crate::http::{log_failure, status_of};
+use crate::ids::DeviceKey;
 use crate::scoreboard::Usage;
 use crate::sys::{file, socket};
 
@@ -24,36 +25,6 @@ use crate::sys::{file, socket};
 const WINDOW: u64 = 1024 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
-
-/// A part of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extent {
-    /// Its first byte.
-    pub offset: u64,
-    /// How many.
-    pub len: u64,
-}
-
-/// What an answer depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// In bytes.
-    pub size: u64,
-    /// In seconds since 1970.
-    pub modified: i64,
-    /// Not a folder, a FIFO or the like.
-    pub regular: bool,
-}
-
-impl From<&FileStat> for Facts {
-    fn from(stat: &FileStat) -> Facts {
-        Facts {
-            size: stat.st_size as u64,
-            modified: stat.st_mtime,
-            regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
-        }
-    }
-}
 
 /// A GET or HEAD on its way through a disk thread.
 #[derive(Debug)]
@@ -242,34 +213,28 @@ pub fn log_broken(path: &DevPath, why: &Pumped) {
     }
 }
 
-impl Get {
-    /// A request for a file that a disk thread must open.
-    pub fn new(path: DevPath, request: Request, keep: bool) -> Get {
-        Get { path, request, keep, transfer: None }
-    }
-
-    /// The rest of a transfer that was going on in the loop.
-    pub fn resume(transfer: Transfer, request: Request) -> Get {
-        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
-    }
-
-    /// The path, for the log.
-    pub fn path(&self) -> &DevPath {
+impl Operation for Get {
+    fn path(&self) -> &DevPath {
         &self.path
     }
 
-    /// True before its first turn: nothing has been sent.
-    pub fn is_fresh(&self) -> bool {
+    fn style(&self, _: DeviceKey) -> Style {
+        Style::Http(self.keep)
+    }
+
+    fn stage(&self) -> Stage {
+        if self.is_fresh() { Stage::Fresh } else { Stage::Begun }
+    }
+
+    fn is_fresh(&self) -> bool {
         self.transfer.is_none()
     }
 
-    /// Whether the connection lives on afterwards.
-    pub fn keep(&self) -> bool {
-        self.keep
+    fn is_long(&self) -> bool {
+        true
     }
 
-    /// One turn in a disk thread.
-    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+    fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         let mut transfer = match self.transfer.take() {
             Some(transfer) => transfer,
             None => match self.begin(turn) {
@@ -301,17 +266,29 @@ impl Get {
             Pumped::Done => Turned::Over(Outcome::answered(Vec::new(), keep)),
             Pumped::Blocked => {
                 self.transfer = Some(transfer);
-                Turned::Over(Outcome::Blocked { op: Op::Get(self), need: Need::Write })
+                Turned::Over(Outcome::Blocked { op: self, need: Need::Write })
             }
             Pumped::Enough => {
                 self.transfer = Some(transfer);
-                Turned::Again(Op::Get(self))
+                Turned::Again(self)
             }
             broken => {
                 log_broken(&self.path, &broken);
                 Turned::Over(Outcome::Broken)
             }
         }
+    }
+}
+
+impl Get {
+    /// A request for a file that a disk thread must open.
+    pub fn new(path: DevPath, request: Request, keep: bool) -> Get {
+        Get { path, request, keep, transfer: None }
+    }
+
+    /// The rest of a transfer that was going on in the loop.
+    pub fn resume(transfer: Transfer, request: Request) -> Get {
+        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
     }
 
     /// Opens the file and writes the head; answers at once when that is all.
@@ -361,7 +338,7 @@ impl Get {
             }
             Ok((None, _)) => Err(turn.answer(head, keep)),
             Err(status) => {
-                turn.count_error(status);
+                turn.count_error(status.code());
                 answer::empty(&mut head, status, &date_now(), keep);
                 Err(turn.answer(head, keep))
             }

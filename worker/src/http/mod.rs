@@ -24,10 +24,10 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock;
 use crate::disk::failed::Failed;
-use crate::http::answer::{HttpDate, Status};
+use crate::http::answer::Status;
 use crate::http::head::Refusal;
 
 /// The answer to a failed file operation: PROTOCOL.md sections 2.3 to 2.5.
@@ -64,7 +64,7 @@ fn log(method: &str, path: &str, status: Status, errno: Option<i32>, error: &dyn
     static FORBIDDEN: AtomicU64 = AtomicU64::new(0);
     match (errno, status.code()) {
         (Some(libc::EACCES | libc::EPERM), _) => {
-            let second = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+            let second = clock::unix_time().as_secs();
             if FORBIDDEN.swap(second, Relaxed) != second {
                 log::warn!("{method} {path}: {error}");
             }
@@ -83,10 +83,4 @@ pub fn status_of_refusal(refusal: Refusal) -> Status {
         Refusal::NotImplemented => Status::NotImplemented501,
         Refusal::TooLarge => Status::InsufficientStorage507,
     }
-}
-
-/// The time for a Date header.
-pub fn date_now() -> HttpDate {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    HttpDate::from_unix(now.as_secs() as i64)
 }

@@ -2,25 +2,28 @@
 //! reads the body from the socket straight into its buffer and writes it to the file, until the
 //! socket has no more for now.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use crate::clock::date_now;
 use crate::disk::commit::{Incoming, copy_into};
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::flush::Flush;
+use crate::disk::loan::{Stage, Style};
 use crate::disk::md5::Md5;
 use crate::disk::open;
+use crate::disk::operation::{Answered, Need, Op, Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Answered, Need, Op, Outcome, Turn, Turned};
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::chunked::{Chunked, Step};
 use crate::http::condition::ConditionFailed;
 use crate::http::head::{Body, ContentMd5, ContentRange, Request};
 use crate::http::refuse::Refused;
-use crate::http::{date_now, log_failed, status_of, status_of_refusal};
-use crate::loan::Stage;
+use crate::http::{log_failed, status_of, status_of_refusal};
+use crate::ids::DeviceKey;
 use crate::sys::{file, socket};
 
 /// What one read from the socket may bring, and one write to the disk take.
@@ -59,6 +62,8 @@ pub struct Put {
     digest: Option<Md5>,
     leftover: Vec<u8>,
     has_read: bool,
+    /// Why nothing of its body was taken.
+    pub refused: Option<Refused>,
 }
 
 #[derive(Debug)]
@@ -81,48 +86,16 @@ enum Stop {
     Lost,
 }
 
-impl Put {
-    /// A request that is not refused as it stands, with what was read behind its head.
-    pub fn new(path: DevPath, request: Request, initial: Vec<u8>) -> Put {
-        let framing = match request.body {
-            Body::Chunked => Framing::Chunked(Box::default()),
-            Body::Length(length) => Framing::Length(length),
-            Body::None => Framing::Length(0),
-        };
-        let start = match request.content_range {
-            ContentRange::Bytes { first, .. } => first,
-            _ => 0,
-        };
-        let wanted = matches!(request.content_md5, ContentMd5::Digest(_));
-        Put {
-            path,
-            request,
-            framing,
-            initial,
-            file: None,
-            start,
-            spooled: false,
-            received: 0,
-            synced: 0,
-            reserved: 0,
-            digest: wanted.then(Md5::new),
-            leftover: Vec::new(),
-            has_read: false,
-        }
-    }
-
-    /// The path, for the log.
-    pub fn path(&self) -> &DevPath {
+impl Operation for Put {
+    fn path(&self) -> &DevPath {
         &self.path
     }
 
-    /// True before its first turn: nothing of the body has been taken.
-    pub fn is_fresh(&self) -> bool {
+    fn is_fresh(&self) -> bool {
         self.file.is_none()
     }
 
-    /// How far it has come, at the beginning of a turn.
-    pub fn stage(&self) -> Stage {
+    fn stage(&self) -> Stage {
         match &self.file {
             Some(file) if !file.is_new() => Stage::Committing,
             _ if self.has_read => Stage::Begun,
@@ -130,8 +103,36 @@ impl Put {
         }
     }
 
-    /// One turn in a disk thread.
-    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+    fn style(&self, _: DeviceKey) -> Style {
+        Style::Http(false)
+    }
+
+    fn is_short(&self) -> bool {
+        !self.is_large()
+    }
+
+    fn is_long(&self) -> bool {
+        self.is_large()
+    }
+
+    fn changes(&self) -> bool {
+        true
+    }
+
+    fn has_input(&self) -> bool {
+        true
+    }
+
+    /// Two lines for the operator who looks for a failed upload: PROTOCOL.md section 2.4.
+    fn log_vanished(&self, socket: BorrowedFd<'_>, peer: SocketAddr, why: &str) {
+        let (path, bytes) = (self.path.as_str(), self.received);
+        log::warn!("PUT {path} failed from {peer} after {bytes} bytes: {why}");
+        if let Some(ms) = socket::last_data_received(socket) {
+            log::warn!("last_data_recv={ms}ms from {peer} for PUT {path}");
+        }
+    }
+
+    fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         if self.file.is_none() {
             match self.open(turn) {
                 Ok(file) => self.file = Some(file),
@@ -162,10 +163,8 @@ impl Put {
         }
         match stopped {
             Ok(()) => Turned::Over(self.finish(turn)),
-            Err(Stop::Blocked) => {
-                Turned::Over(Outcome::Blocked { op: Op::Put(self), need: Need::Read })
-            }
-            Err(Stop::Enough) => Turned::Again(Op::Put(self)),
+            Err(Stop::Blocked) => Turned::Over(Outcome::Blocked { op: self, need: Need::Read }),
+            Err(Stop::Enough) => Turned::Again(self),
             Err(Stop::Vanished(why)) => {
                 self.log_vanished(turn.socket, turn.peer, &why);
                 Turned::Over(Outcome::Broken)
@@ -175,22 +174,54 @@ impl Put {
             Err(Stop::Lost) => Turned::Over(Outcome::Finished),
         }
     }
+}
+
+impl Put {
+    /// A request that is not refused as it stands, with what was read behind its head.
+    pub fn new(path: DevPath, request: Request, initial: Vec<u8>) -> Put {
+        let framing = match request.body {
+            Body::Chunked => Framing::Chunked(Box::default()),
+            Body::Length(length) => Framing::Length(length),
+            Body::None => Framing::Length(0),
+        };
+        let start = match request.content_range {
+            ContentRange::Bytes { first, .. } => first,
+            _ => 0,
+        };
+        let wanted = matches!(request.content_md5, ContentMd5::Digest(_));
+        Put {
+            path,
+            request,
+            framing,
+            initial,
+            file: None,
+            start,
+            spooled: false,
+            received: 0,
+            synced: 0,
+            reserved: 0,
+            digest: wanted.then(Md5::new),
+            leftover: Vec::new(),
+            has_read: false,
+            refused: None,
+        }
+    }
+
+    /// A PUT, if an operation is one.
+    pub fn of(op: Op) -> Result<Box<Put>, Op> {
+        if !(&*op as &dyn Any).is::<Put>() {
+            return Err(op);
+        }
+        let any: Box<dyn Any> = op;
+        Ok(any.downcast().expect("it is one"))
+    }
 
     /// More is to come than a few packets.
-    pub fn is_large(&self) -> bool {
+    fn is_large(&self) -> bool {
         match self.framing {
             Framing::Length(left) => left >= LARGE,
             Framing::Chunked(_) => true,
             Framing::Ended => false,
-        }
-    }
-
-    /// Two lines for the operator who looks for a failed upload: PROTOCOL.md section 2.4.
-    pub fn log_vanished(&self, socket: BorrowedFd<'_>, peer: SocketAddr, why: &str) {
-        let (path, bytes) = (self.path.as_str(), self.received);
-        log::warn!("PUT {path} failed from {peer} after {bytes} bytes: {why}");
-        if let Some(ms) = socket::last_data_received(socket) {
-            log::warn!("last_data_recv={ms}ms from {peer} for PUT {path}");
         }
     }
 
@@ -515,7 +546,7 @@ impl Put {
 
     fn store(&self, turn: &Turn<'_>, incoming: Incoming, flush: &Flush<'_>) -> Result<(), Failed> {
         let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path));
+        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
         if incoming.is_new() {
             self.insist_on_conditions(turn)?;
         }
@@ -537,7 +568,7 @@ impl Put {
     /// Writes a range that was received elsewhere into its file, which may be gone by now.
     fn merge(&self, turn: &Turn<'_>, flush: &Flush<'_>, source: &Incoming) -> Result<(), Failed> {
         let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path));
+        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
         let target = match Incoming::in_place(on, device, path) {
             Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path, flush),
             opened => opened,
@@ -552,9 +583,10 @@ impl Put {
     }
 
     /// The file could not even be opened: nothing of the body has been taken.
-    fn refuse(self: Box<Self>, error: &Failed) -> Outcome {
+    fn refuse(mut self: Box<Self>, error: &Failed) -> Outcome {
         let status = self.status_on_disk(error);
-        Outcome::Refused { refused: Refused { status, close: closes(status) }, put: self }
+        self.refused = Some(Refused { status, close: closes(status) });
+        Outcome::Refused(self)
     }
 
     fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &Failed) -> Outcome {
@@ -576,7 +608,7 @@ impl Put {
 
     fn reply(mut self: Box<Self>, turn: &Turn<'_>, status: Status, keep: bool) -> Outcome {
         let keep = keep && (!self.leftover.is_empty() || turn.may_keep(true));
-        turn.count_error(status);
+        turn.count_error(status.code());
         let mut head = Vec::with_capacity(200);
         answer::empty(&mut head, status, &date_now(), keep);
         let leftover = std::mem::take(&mut self.leftover);

@@ -4,9 +4,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use zerocopy::FromZeros;
+
 /// What is known of one device's mount. Whoever opens the device writes it; the last one to look
 /// is right.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, FromZeros)]
 #[repr(C)]
 pub struct Mount {
     /// `st_dev` of the filesystem that it was mounted on, plus one; 0: it was never seen mounted.

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 
 use sha1::{Digest as _, Sha1};
 
+use crate::disk::disk_fd::DiskFd;
+use crate::disk::loan::Style;
 use crate::disk::md5::Md5;
-use crate::disk::on_disk::DiskFd;
 use crate::disk::open;
+use crate::disk::operation::{Operation, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Op, Turn, Turned};
+use crate::ids::DeviceKey;
 use crate::sidechannel::line::Kind;
 use crate::sidechannel::size::is_missing;
 use crate::sys::priority;
@@ -42,14 +44,20 @@ enum Hasher {
     Sha1(Sha1),
 }
 
-impl Digest {
-    /// A digest to be computed in a disk thread.
-    pub fn new(path: DevPath, kind: Kind, fsck: bool) -> Digest {
-        Digest { path, kind, fsck, file: None, offset: 0, hasher: Hasher::new(kind) }
+impl Operation for Digest {
+    fn path(&self) -> &DevPath {
+        &self.path
     }
 
-    /// One turn in a disk thread.
-    pub fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
+    fn style(&self, device: DeviceKey) -> Style {
+        Style::Line(device)
+    }
+
+    fn is_long(&self) -> bool {
+        true
+    }
+
+    fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         let _low = self.fsck.then(priority::lower);
         if self.file.is_none() {
             turn.progress.touch();
@@ -69,13 +77,20 @@ impl Digest {
             self.hash(turn, buffer)
         });
         match hashed {
-            Ok(false) => Turned::Again(Op::Digest(self)),
+            Ok(false) => Turned::Again(self),
             Ok(true) => {
                 let hex = self.hasher.hex();
                 self.say(turn, &hex)
             }
             Err(e) => self.fail(turn, &e),
         }
+    }
+}
+
+impl Digest {
+    /// A digest to be computed in a disk thread.
+    pub fn new(path: DevPath, kind: Kind, fsck: bool) -> Digest {
+        Digest { path, kind, fsck, file: None, offset: 0, hasher: Hasher::new(kind) }
     }
 
     /// Reads a slice; true at the end of the file.

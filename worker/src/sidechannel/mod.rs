@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::control::Up;
 use crate::disk::device::Device;
+use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
 use crate::event_loop::Worker;
-use crate::exchange::Op;
 use crate::serve::Placed;
 use crate::sidechannel::digest::Digest;
 use crate::sidechannel::line::{Command, Kind};
@@ -143,7 +143,7 @@ impl Worker {
             }
             None => {
                 let device = self.device_of(key, &path);
-                self.ask_disk(&device, Op::Size(Size { path }))
+                self.ask_disk(&device, Box::new(Size { path }))
             }
         }
     }
@@ -163,7 +163,7 @@ impl Worker {
             return self.say(&format!("{} {}={digest}", path.as_str(), kind.name()));
         }
         let device = self.device_of(key, &path);
-        let heard = self.ask_disk(&device, Op::Digest(Box::new(Digest::new(path, kind, fsck))));
+        let heard = self.ask_disk(&device, Box::new(Digest::new(path, kind, fsck)));
         match heard {
             Heard::Lend(device, op) if fsck => {
                 match self.fsck.entry(device.key).or_default().enter(key) {

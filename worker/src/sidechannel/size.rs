@@ -2,9 +2,11 @@
 
 use std::io;
 
+use crate::disk::loan::Style;
 use crate::disk::open;
+use crate::disk::operation::{Operation, Turn, Turned};
 use crate::disk::path::DevPath;
-use crate::exchange::{Turn, Turned};
+use crate::ids::DeviceKey;
 
 /// A `size` that only the disk can answer.
 #[derive(Debug)]
@@ -13,9 +15,16 @@ pub struct Size {
     pub path: DevPath,
 }
 
-impl Size {
-    /// Its one turn in a disk thread.
-    pub fn run(self, turn: &Turn<'_>) -> Turned {
+impl Operation for Size {
+    fn path(&self) -> &DevPath {
+        &self.path
+    }
+
+    fn style(&self, device: DeviceKey) -> Style {
+        Style::Line(device)
+    }
+
+    fn run(self: Box<Self>, turn: &Turn<'_>) -> Turned {
         let found = turn.device.dir(turn.on).and_then(|dir| {
             turn.progress.touch();
             let path = self.path.relative();

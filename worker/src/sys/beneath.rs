@@ -119,7 +119,7 @@ fn is_link(file: &OwnedFd) -> nix::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::file::{BENEATH, openat2};
+    use crate::sys::file::{BENEATH, open_below, openat2};
     use std::fs::{File, create_dir_all, write};
     use std::os::unix::fs::{MetadataExt, symlink};
 
@@ -203,7 +203,7 @@ mod tests {
         for path in folders.iter().flat_map(|folder| names.map(|name| format!("{folder}{name}"))) {
             let name = std::ffi::CString::new(path.as_str()).unwrap();
             for flags in kinds {
-                let theirs = outcome(openat2(dir.as_fd(), &name, flags, 0, BENEATH));
+                let theirs = outcome(open_below(dir.as_fd(), &name, flags, 0, BENEATH));
                 let ours = outcome(open(dir.as_fd(), &name, flags, 0));
                 assert_eq!(ours, theirs, "{path:?} with {flags:o}");
                 compared += 1;

@@ -17,6 +17,10 @@ use super::disk::{fdatasync, may_begin, renameat2};
 use super::doors::Door;
 use super::{beneath, check};
 
+/// `EAGAIN` says that something was renamed or mounted, anywhere, while a link led through `..`:
+/// openat2(2). So often it is tried again.
+const ATTEMPTS: usize = 100;
+
 /// Symbolic links may not leave the starting directory: openat2(2).
 pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
 /// As [`BENEATH`], and not into what is mounted below.
@@ -41,9 +45,12 @@ pub fn open_below(
     if !Door::Openat2.is_open() {
         return beneath::open(dir, path, flags, mode);
     }
+    let mut attempts = if cached { 1 } else { ATTEMPTS };
     loop {
+        attempts = attempts.saturating_sub(1);
         match openat2(dir, path, flags, mode, resolve) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && attempts > 0 => {}
             opened => return opened,
         }
     }
@@ -350,6 +357,30 @@ mod tests {
         open_below(dir.as_fd(), c"inside", libc::O_RDONLY, 0, BENEATH).unwrap();
         let outside = open_below(dir.as_fd(), c"outside", libc::O_RDONLY, 0, BENEATH);
         assert_eq!(outside.unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    }
+
+    #[test]
+    fn renames_elsewhere_do_not_make_an_open_fail() {
+        let (folder, dir) = folder();
+        let name = |name: &str| folder.path().join(name);
+        std::fs::create_dir(name("a")).unwrap();
+        std::fs::write(name("file"), "x").unwrap();
+        std::os::unix::fs::symlink("../file", name("a/link")).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        let failed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::fs::create_dir(name("b")).unwrap();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::rename(name("b"), name("c")).unwrap();
+                    std::fs::rename(name("c"), name("b")).unwrap();
+                }
+            });
+            let open = || open_below(dir.as_fd(), c"a/link", libc::O_RDONLY, 0, BENEATH);
+            let failed = (0..20_000).find_map(|_| open().err());
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            failed
+        });
+        assert!(failed.is_none(), "{failed:?}");
     }
 
     #[test]

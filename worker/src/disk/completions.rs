@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 
-use crate::exchange::Outcome;
+use crate::disk::operation::Outcome;
 use crate::sys::socket;
 
 /// An outcome on its way to the loop.

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use crate::spec::DeviceKey;
+use crate::ids::DeviceKey;
 
 /// Nothing has been said or received: an answer can still be given.
 const FRESH: u8 = 0;
@@ -99,7 +99,7 @@ fn number(stage: Stage) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::SiteId;
+    use crate::ids::SiteId;
 
     fn loan(stage: Stage) -> Loan {
         let device = DeviceKey { site: SiteId(0), devid: 1 };

@@ -10,16 +10,15 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::FileStat;
 use slab::Slab;
 
+use crate::clock::{self, HttpDate};
+use crate::disk::disk_fd::DiskFd;
 use crate::disk::harmless;
-use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevPath;
-use crate::http::answer::HttpDate;
-use crate::http::get::{Extent, Facts};
 use crate::scoreboard::Mark;
 use crate::spec::SiteId;
 use crate::sys::file::View;
@@ -40,6 +39,36 @@ const SETTLED_SECONDS: i64 = 2;
 /// Sets of paths asked for lately, so that only a second request makes a file stay.
 const RECENT_SETS: usize = 1024;
 
+/// A part of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+}
+
+/// What an answer depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// In bytes.
+    pub size: u64,
+    /// In seconds since 1970.
+    pub modified: i64,
+    /// Not a folder, a FIFO or the like.
+    pub regular: bool,
+}
+
+impl From<&FileStat> for Facts {
+    fn from(stat: &FileStat) -> Facts {
+        Facts {
+            size: stat.st_size as u64,
+            modified: stat.st_mtime,
+            regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
+        }
+    }
+}
+
 /// An open file with what was found out about it.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -53,7 +82,7 @@ pub struct OpenFile {
     content: OnceLock<Box<[u8]>>,
     /// Its owner's user number.
     pub owner: u32,
-    /// [`crate::disk::device::Traits`] has it.
+    /// [`crate::disk::device_dir::Traits`] has it.
     pub sends_unlocked: bool,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
@@ -150,7 +179,7 @@ impl OpenFile {
     /// Remembers its whole content, which was just read, if it is small. The times tell of each
     /// later change when they are older than the coarsest clock of a filesystem.
     pub fn remember(&self, content: &[u8]) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+        let now = clock::unix_time().as_secs() as i64;
         let [modified, _, changed, _] = self.times;
         let is_old = modified.max(changed) + SETTLED_SECONDS < now;
         if is_old && content.len() <= REMEMBERED && content.len() as u64 == self.facts.size {
@@ -334,6 +363,7 @@ fn tag_of(hash: u64) -> u16 {
 mod tests {
     use std::collections::HashSet;
     use std::fs::File;
+    use std::time::UNIX_EPOCH;
 
     use nix::sys::stat::fstat;
 
@@ -363,7 +393,7 @@ mod tests {
 
         fn open(&self, path: &DevPath) -> Arc<OpenFile> {
             let slot = self.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
-            let mark = slot.mark(path);
+            let mark = slot.mark(path.name_hash());
             let name = self.folder.path().join(path.hash().to_string());
             let file = File::options().write(true).create(true).truncate(false).open(name).unwrap();
             let stat = fstat(&file).unwrap();
@@ -433,10 +463,10 @@ mod tests {
         assert!(rewritten.close_kept().is_err());
         let slot = bench.board.device(DeviceKey { site: SITE, devid: 1 }).unwrap();
         let neighbour = into_inner(bench.open(&path(1)));
-        drop(slot.change(&path(1)));
+        drop(slot.change(path(1).name_hash()));
         assert!(neighbour.close_fresh().is_ok(), "its counter moved for another file");
         let removed = into_inner(bench.open(&path(1)));
-        drop(slot.change(&path(1)));
+        drop(slot.change(path(1).name_hash()));
         std::fs::remove_file(&name).unwrap();
         assert!(removed.close_fresh().is_err());
         bench.files.forget(SITE, &path(1));

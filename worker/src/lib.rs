@@ -6,55 +6,28 @@
 //! | [`ids`] | numbers of workers, docroots and devices |
 //! | [`control`] | messages between master and worker |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
-//! | `event_loop` | waiting, tokens, what each event means |
-//! | `advance` | moving one connection on, acting on what it waits for |
-//! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
-//! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
-//! | [`clock`] | all clocks |
-//! | `serve` | an HTTP request: answered, read from the page cache, lent to a disk thread, handed over |
-//! | `accept`, `drain` | new connections; leaving |
-//! | `tick`, `timer`, `devices` | what is done by the clock; deadlines of connections; of devices |
-//! | `docroots` | which devices there are, for the master |
-//! | `clerk` | what one worker measures for all: how busy the disks are |
-//! | [`conn`] | one client |
-//! | `give_way` | when the loop lets the disk threads run first |
-//! | [`handover`] | inboxes: connections from one worker to another |
+//! | `event_loop` | waiting; what each event means for a connection, and acting on it; leaving |
+//! | [`clients`] | connections, their deadlines, their way from one worker to another |
 //! | [`http`] | parsers, answers and exchanges of HTTP |
 //! | [`sidechannel`] | the line protocol |
 //! | [`disk`] | paths, devices, disk threads |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
-mod accept;
-mod advance;
-mod clerk;
+pub mod clients;
 pub mod clock;
-pub mod conn;
 pub mod control;
-mod devices;
-mod discard;
 pub mod disk;
-mod docroots;
-mod drain;
 mod event_loop;
 #[cfg(test)]
 mod failing_disk;
-mod give_way;
-pub mod handover;
 pub mod http;
 pub mod ids;
-mod lend;
-mod lines;
-mod requests;
 pub mod scoreboard;
-mod serve;
 pub mod sidechannel;
 pub mod spec;
 pub mod sys;
 #[cfg(test)]
 mod testing;
-mod tick;
-mod timer;
-mod transfer;
 
 /// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
 pub fn run(spec: spec::WorkerSpec) -> i32 {

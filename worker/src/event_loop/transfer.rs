@@ -1,15 +1,15 @@
 //! Connections on their way to the worker that owns their next device, and what is said when it
 //! takes none.
 
-use crate::advance::Next;
-use crate::conn::{Ending, State};
+use crate::clients::conn::{Ending, State};
+use crate::clients::inbox;
 use crate::disk::device::Device;
 use crate::event_loop::Worker;
-use crate::handover;
+use crate::event_loop::advance::Next;
+use crate::event_loop::serve::Served;
 use crate::http::answer;
 use crate::http::head::{self, HeadScan, Parsed};
 use crate::http::refuse::Refused;
-use crate::serve::Served;
 use crate::sidechannel::line::{self, Command, Line};
 use crate::spec::{Service, WorkerId};
 use std::io;
@@ -27,13 +27,8 @@ impl Worker {
         self.unwatch(conn);
         let target = self.board.worker(owner);
         target.inbox_pending.fetch_add(1, Relaxed);
-        match handover::send_connection(
-            inbox.as_fd(),
-            conn.fd(),
-            conn.service,
-            conn.site,
-            &conn.input,
-        ) {
+        match inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, &conn.input)
+        {
             Ok(()) => {
                 self.slot.handed_over.fetch_add(1, Relaxed);
                 self.close(key);

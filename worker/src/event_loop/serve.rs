@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clients::conn::{Discard, Left, Sending, Then};
+use crate::clients::inbox;
 use crate::clock::HttpDate;
-use crate::conn::{Discard, Left, Sending, Then};
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
@@ -19,7 +20,7 @@ use crate::disk::path::DevPath;
 use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
-use crate::handover;
+use crate::event_loop::tick::HEARTBEAT_MS;
 use crate::http::answer::{self, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
@@ -31,7 +32,6 @@ use crate::http::status_of;
 use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Door;
-use crate::tick::HEARTBEAT_MS;
 
 /// Files up to this size are read into the answer; larger ones are sent from the page cache.
 const SMALL: u64 = 16 * 1024;
@@ -485,7 +485,7 @@ impl Worker {
         }
         self.wanted.insert(key, self.clock.now());
         if let Some(inbox) = self.peers.get(&owner)
-            && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
+            && let Err(e) = inbox::ask_for_dir(inbox.as_fd(), key, self.id)
         {
             log::debug!("{key}: cannot ask for its directory: {e}");
         }

@@ -1,7 +1,6 @@
 //! Operations on their way to a disk thread and back, and files that the loop sends by itself.
 
-use crate::advance::Next;
-use crate::conn::{Ending, Sending, State};
+use crate::clients::conn::{Ending, Sending, State};
 use crate::disk::device::Device;
 use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
@@ -9,12 +8,13 @@ use crate::disk::operation::{Answered, Need, Op, Outcome};
 use crate::disk::path::DevPath;
 use crate::disk::pool::Lack;
 use crate::disk::work::{Borrowed, Released, Task, Work};
+use crate::event_loop::advance::Next;
+use crate::event_loop::serve::Served;
 use crate::event_loop::{FIRST_CONN, Worker};
 use crate::http::answer;
 use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::serve::Served;
 use crate::spec::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;

@@ -4,9 +4,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clients::timers::Wait;
 use crate::disk::shortage;
 use crate::event_loop::Worker;
-use crate::timer::Wait;
 
 /// An answer buffer that grew beyond this is given back.
 const LARGE_OUTPUT: usize = 512 * 1024;

@@ -1,14 +1,15 @@
 //! Lines of the sidechannel in the loop, the stream to watchers, and the wait for a turn in
 //! fsck's queue.
 
-use crate::advance::Next;
-use crate::conn::{Ending, Read, State};
+use crate::clients::conn::{Ending, Read, State};
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::event_loop::Worker;
-use crate::requests::{BATCH, Used};
+use crate::event_loop::advance::Next;
+use crate::event_loop::obey::Heard;
+use crate::event_loop::requests::{BATCH, Used};
 use crate::sidechannel::line::{self, Line};
-use crate::sidechannel::{Heard, watch};
+use crate::sidechannel::watch;
 use crate::spec::SiteId;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,12 +1,12 @@
 //! Reading what a peer sends, and answering all requests that are there: answers pile up and are
 //! sent together.
 
-use crate::advance::Next;
-use crate::conn::{Ending, Read, State};
+use crate::clients::conn::{Ending, Read, State};
 use crate::event_loop::Worker;
+use crate::event_loop::advance::Next;
+use crate::event_loop::serve::Served;
 use crate::http::head::{self, Body, HeadScan, Parsed};
 use crate::http::{answer, status_of_refusal};
-use crate::serve::Served;
 use crate::spec::Service;
 use std::sync::atomic::Ordering::Relaxed;
 

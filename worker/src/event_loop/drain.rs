@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::accept::STUCK;
-use crate::conn::State;
+use crate::clients::conn::State;
+use crate::clients::inbox;
 use crate::control::Up;
 use crate::disk::pool::Pool;
 use crate::disk::work::Work;
 use crate::event_loop::Worker;
-use crate::handover;
+use crate::event_loop::accept::STUCK;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
@@ -101,8 +101,7 @@ impl Worker {
         self.unwatch(conn);
         let target = self.board.worker(heir);
         target.inbox_pending.fetch_add(1, Relaxed);
-        let sent =
-            handover::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, input);
+        let sent = inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, input);
         if sent.is_ok() {
             self.slot.handed_over.fetch_add(1, Relaxed);
             self.forget(key);

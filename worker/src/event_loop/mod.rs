@@ -1,5 +1,32 @@
 //! The loop of one worker: waits, finds out what each event means for a connection, and acts on
 //! what the connection waits for next. This thread never touches a disk and never blocks.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `advance` | moving one connection on, acting on what it waits for |
+//! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
+//! | `serve`, `obey` | a request, a line: answered, read from the page cache, lent to a disk thread, handed over |
+//! | `discard`, `lend`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
+//! | `accept`, `drain` | new connections; leaving |
+//! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
+//! | `measure` | what one worker measures for all: how busy the disks are |
+//! | `give_way` | when the loop lets the disk threads run first |
+
+mod accept;
+mod advance;
+mod devices;
+mod discard;
+mod docroots;
+mod drain;
+mod give_way;
+mod lend;
+mod lines;
+mod measure;
+mod obey;
+mod requests;
+mod serve;
+mod tick;
+mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
@@ -18,12 +45,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use slab::Slab;
 
-use crate::accept::Listeners;
-use crate::clerk::Clerk;
+use crate::clients::conn::{Conn, State};
+use crate::clients::inbox::{self, MOST_INPUT, Parcel};
+use crate::clients::timers::{Timers, Wait};
 use crate::clock::Clock;
-use crate::conn::{Conn, State};
 use crate::control::{Channel, Down, Up};
-use crate::devices::Lives;
 use crate::disk::completions::{Completions, Done};
 use crate::disk::device::Device;
 use crate::disk::disk_fd::DiskFd;
@@ -31,16 +57,17 @@ use crate::disk::hot_files::OpenFiles;
 use crate::disk::operation::{Host, Outcome};
 use crate::disk::pool::Pool;
 use crate::disk::work::{Context, Work};
-use crate::drain::Drain;
-use crate::give_way::GiveWay;
-use crate::handover::{self, MOST_INPUT, Parcel};
+use crate::event_loop::accept::Listeners;
+use crate::event_loop::devices::Lives;
+use crate::event_loop::drain::Drain;
+use crate::event_loop::give_way::GiveWay;
+use crate::event_loop::measure::Clerk;
+use crate::event_loop::tick::usage_interval;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
-use crate::sidechannel::FsckQueue;
+use crate::sidechannel::fsck::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
 use crate::sys::signal::Signals;
 use crate::sys::socket;
-use crate::tick::usage_interval;
-use crate::timer::{Timers, Wait};
 
 const WAKER: usize = 0;
 const CONTROL: usize = 1;
@@ -349,7 +376,7 @@ impl Worker {
         }
         let mut buffer = std::mem::take(&mut self.parcel);
         for _ in 0..PARCELS {
-            match handover::receive(self.inbox.as_fd(), &mut buffer) {
+            match inbox::receive(self.inbox.as_fd(), &mut buffer) {
                 Ok(Some(parcel)) => self.open_parcel(parcel),
                 Ok(None) => {
                     self.inbox_waits = false;

@@ -11,13 +11,13 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use std::os::fd::AsRawFd;
 
-use crate::conn::Conn;
+use crate::clients::conn::Conn;
+use crate::clients::inbox;
+use crate::clients::timers::Wait;
 use crate::event_loop::{FIRST_LISTENER, Worker};
-use crate::handover;
 use crate::scoreboard::{DeviceState, WorkerState};
 use crate::spec::{Listener, Service, WorkerId};
 use crate::sys::socket;
-use crate::timer::Wait;
 
 /// A connection idle for so long may be closed to make room.
 const IDLE_ENOUGH_MS: u64 = 5000;
@@ -209,13 +209,8 @@ impl Worker {
         let Some(inbox) = self.peers.get(&id) else { return Some(fd) };
         let target = self.board.worker(id);
         target.inbox_pending.fetch_add(1, Relaxed);
-        let sent = handover::send_connection(
-            inbox.as_fd(),
-            fd.as_fd(),
-            listener.service,
-            listener.site,
-            &[],
-        );
+        let sent =
+            inbox::send_connection(inbox.as_fd(), fd.as_fd(), listener.service, listener.site, &[]);
         match sent {
             Ok(()) => {
                 self.slot.handed_over.fetch_add(1, Relaxed);

@@ -1,12 +1,12 @@
 //! Bodies that nobody wants: read and thrown away as far as PROTOCOL.md section 2.1 says, then
 //! the answer.
 
-use crate::advance::Next;
-use crate::conn::{Discard, Ending, Left, Read, State, Then};
+use crate::clients::conn::{Discard, Ending, Left, Read, State, Then};
 use crate::event_loop::Worker;
+use crate::event_loop::advance::Next;
+use crate::event_loop::serve::Served;
 use crate::http::chunked::Step;
 use crate::http::{answer, status_of_refusal};
-use crate::serve::Served;
 
 impl Worker {
     /// Throws away a body, as far as it has come.

@@ -1,14 +1,14 @@
 //! Moves one connection on until it has to wait, and does what the next step asks for: the one
 //! place that acts on what a connection waits for, while draining too.
 
-use crate::conn::{Ending, Read, State};
+use crate::clients::conn::{Ending, Read, State};
+use crate::clients::timers::Wait;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::disk::work::{Released, Task};
 use crate::event_loop::Worker;
 use crate::http::get::Transfer;
 use crate::spec::{Service, SiteId, WorkerId};
-use crate::timer::Wait;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::conn::{Conn, State};
+use crate::clients::conn::{Conn, State};
+use crate::clients::inbox;
 use crate::disk::busy;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
@@ -18,7 +19,6 @@ use crate::disk::pool::Pool;
 use crate::disk::stall::{self, Evidence};
 use crate::disk::work::{REFRESH, Released, Task, Work};
 use crate::event_loop::Worker;
-use crate::handover;
 use crate::scoreboard::{DeviceSlot, DeviceState};
 use crate::spec::{DeviceKey, WorkerId};
 
@@ -195,7 +195,7 @@ impl Worker {
                 self.in_background(&device, Task::Refresh);
             }
         } else if let Some(inbox) = self.peers.get(&owner)
-            && let Err(e) = handover::ask_for_dir(inbox.as_fd(), key, self.id)
+            && let Err(e) = inbox::ask_for_dir(inbox.as_fd(), key, self.id)
         {
             log::debug!("{key}: cannot ask for its directory: {e}");
         }
@@ -235,7 +235,7 @@ impl Worker {
         self.used.insert(key, self.clock.now());
         let fd = dir.traits.inline_reads.then(|| harmless::to_send(&dir));
         if let Some(inbox) = self.peers.get(&to)
-            && let Err(e) = handover::send_dir(inbox.as_fd(), key, fd, dir.traits)
+            && let Err(e) = inbox::send_dir(inbox.as_fd(), key, fd, dir.traits)
         {
             log::debug!("{key}: cannot send its directory to worker {to}: {e}");
         }

@@ -10,8 +10,21 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{Attribute, ImplItemFn, Item, ItemFn, ItemMod, ItemUse, UseTree};
 
-/// Whom the rules bind so far; worker/src is still to come.
-const CRATES: [&str; 3] = ["src", "master/src", "contrib/bench/src"];
+/// Every crate.
+const CRATES: [&str; 4] = ["src", "master/src", "worker/src", "contrib/bench/src"];
+/// The floors of the worker, the lowest first: nobody imports from above. Those on one floor may
+/// know each other.
+const FLOORS: [&[&str]; 5] = [
+    &["sys"],
+    &["ids", "clock", "scoreboard", "spec", "control"],
+    &["disk"],
+    &["clients", "http", "sidechannel"],
+    &["event_loop"],
+];
+/// For tests alone.
+const SCAFFOLDS: [&str; 2] = ["failing_disk", "testing"];
+/// One function that is longer, until the worker is made of fewer parts.
+const TOO_LONG: &str = "worker/src/event_loop/mod.rs: new";
 /// Lines of a function, at most, and in half of all.
 const LONGEST_FUNCTION: usize = 60;
 const USUAL_FUNCTION: usize = 12;
@@ -30,6 +43,34 @@ fn files_import_each_other_in_no_circle() {
 }
 
 #[test]
+fn the_worker_s_parts_import_nothing_from_above() {
+    let floor = |module: &[String]| {
+        let part = module.first()?;
+        let known = FLOORS.iter().position(|floor| floor.contains(&&**part));
+        assert!(known.is_some() || SCAFFOLDS.contains(&&**part), "{part} has no floor");
+        known
+    };
+    let mut seen = 0;
+    for (module, others) in imports(&modules("worker/src")) {
+        let Some(own) = floor(&module) else { continue };
+        for other in others {
+            assert!(floor(&other) <= Some(own), "{module:?} imports {other:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 200, "{seen}");
+}
+
+#[test]
+fn only_the_loop_knows_the_worker() {
+    for (module, path) in modules("worker/src") {
+        let text = fs::read_to_string(&path).unwrap();
+        let inside = module.first().is_some_and(|part| part == "event_loop");
+        assert!(inside || !text.contains("impl Worker"), "{}", path.display());
+    }
+}
+
+#[test]
 fn functions_are_short() {
     for root in CRATES {
         let mut lengths = Vec::new();
@@ -37,7 +78,9 @@ fn functions_are_short() {
             let mut functions = Functions::default();
             functions.visit_file(&parsed(path));
             for (name, lines) in functions.0 {
-                assert!(lines <= LONGEST_FUNCTION, "{}: {name}: {lines} lines", path.display());
+                let told = format!("{}: {name}", path.display());
+                let excused = told.ends_with(TOO_LONG);
+                assert!(lines <= LONGEST_FUNCTION || excused, "{told}: {lines} lines");
                 lengths.push(lines);
             }
         }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rmogstored_worker::clients::inbox::{self, MOST_INPUT, Parcel};
 use rmogstored_worker::control::{Channel, Down};
-use rmogstored_worker::handover::{self, MOST_INPUT, Parcel};
 use rmogstored_worker::spec::{Peer, WorkerId};
 use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
 
@@ -140,9 +140,9 @@ fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> i32 {
     let mut buffer = vec![0; MOST_INPUT + 64];
     let mut passed_on = 0;
     loop {
-        match handover::receive(from, &mut buffer) {
+        match inbox::receive(from, &mut buffer) {
             Ok(Some(Parcel::Connection { socket, service, site, input })) => {
-                match handover::send_connection(to, socket.as_fd(), service, site, &input) {
+                match inbox::send_connection(to, socket.as_fd(), service, site, &input) {
                     Ok(()) => passed_on += 1,
                     Err(e) => log::warn!("a connection is lost between two workers: {e}"),
                 }
@@ -214,12 +214,12 @@ mod tests {
         let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
         for text in [b"GET /1", b"GET /2"] {
             let (to, of) = (links.0[&A].sender.as_fd(), connection.as_fd());
-            handover::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
+            inbox::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
         }
         assert_eq!(links.remove(A, Some(B)), 2);
         let mut buffer = vec![0; 1 << 16];
         for text in [b"GET /1", b"GET /2"] {
-            let parcel = handover::receive(links.0[&B].receiver.as_fd(), &mut buffer).unwrap();
+            let parcel = inbox::receive(links.0[&B].receiver.as_fd(), &mut buffer).unwrap();
             let Some(Parcel::Connection { input, .. }) = parcel else { panic!("{parcel:?}") };
             assert_eq!(input, text);
         }

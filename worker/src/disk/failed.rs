@@ -36,3 +36,8 @@ impl<T, E: Into<io::Error>> InCall<T> for Result<T, E> {
         self.map_err(|error| Failed { call, error: error.into() })
     }
 }
+
+/// Short of descriptors or memory: that is not the disk's fault, nor the file's.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}

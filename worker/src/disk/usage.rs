@@ -18,9 +18,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::clock;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
+use crate::disk::failed::is_shortage;
 use crate::disk::on_disk::OnDisk;
-use crate::http::answer::Status;
-use crate::http::status_of;
 use crate::scoreboard::DeviceSlot;
 pub use crate::scoreboard::Usage;
 use crate::sys::file::{BENEATH, open_below};
@@ -40,7 +39,7 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
         Err(e) => {
             // Short of descriptors or memory: that says nothing about the device.
             let unmounted = e.raw_os_error() == Some(libc::ENOMEDIUM);
-            if unmounted || status_of(&e) != Status::ServiceUnavailable503 {
+            if unmounted || !is_shortage(&e) {
                 slot.forget_usage();
             }
             if unmounted {

@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::clock;
-use crate::disk::failed::Failed;
+use crate::disk::failed::{Failed, is_shortage};
 use crate::http::answer::Status;
 use crate::http::head::Refusal;
 
@@ -40,8 +40,8 @@ pub fn status_of(error: &io::Error) -> Status {
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOVERFLOW) => {
             Status::InsufficientStorage507
         }
-        // Short of descriptors or memory, not the file's fault: the client may come back.
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Status::ServiceUnavailable503,
+        // The client may come back.
+        _ if is_shortage(error) => Status::ServiceUnavailable503,
         // The disk has been unmounted, and may be mounted again: Device::insist_on_mount.
         Some(libc::ENOMEDIUM) => Status::ServiceUnavailable503,
         None if condition::has_failed(error) => Status::PreconditionFailed412,

@@ -119,7 +119,8 @@ fn is_link(file: &OwnedFd) -> nix::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::file::{BENEATH, open_below, openat2};
+    use crate::sys::file::{BENEATH, open_below};
+    use crate::sys::raw::openat2;
     use std::fs::{File, create_dir_all, write};
     use std::os::unix::fs::{MetadataExt, symlink};
 

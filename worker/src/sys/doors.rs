@@ -20,7 +20,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, open, renameat2};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
-use super::{file, mount, priority};
+use super::raw;
 
 /// Names of doors, with commas between them, that are closed to the process. For tests only.
 pub const VARIABLE: &str = "RMOGSTORED_CLOSED";
@@ -121,13 +121,13 @@ impl Door {
     fn attempt(self, root: BorrowedFd<'_>) -> io::Result<()> {
         const NOTHING: u64 = 0;
         match self {
-            Door::Openat2 => opens(root, file::BENEATH),
-            Door::ResolveCached => opens(root, file::CACHED),
+            Door::Openat2 => opens(root, raw::BENEATH),
+            Door::ResolveCached => opens(root, raw::CACHED),
             // `root` is an O_PATH descriptor, which can be neither read nor written: EBADF.
-            Door::Preadv2 => file::preadv2(root, &mut [], NOTHING, libc::RWF_NOWAIT).map(drop),
-            Door::Cachestat => file::cachestat(root, NOTHING, NOTHING).map(drop),
-            Door::SyncFileRange => file::sync_file_range(root, NOTHING, NOTHING, 0),
-            Door::Statx => mount::ask(root)?.map(drop).ok_or(Errno::ENOSYS.into()),
+            Door::Preadv2 => raw::preadv2(root, &mut [], NOTHING, libc::RWF_NOWAIT).map(drop),
+            Door::Cachestat => raw::cachestat(root, NOTHING, NOTHING).map(drop),
+            Door::SyncFileRange => raw::sync_file_range(root, NOTHING, NOTHING, 0),
+            Door::Statx => raw::mount_id(root)?.map(drop).ok_or(Errno::ENOSYS.into()),
             Door::Tmpfile => Ok(()),
             // The new name is one that cannot be made: EEXIST.
             Door::Linkat => Ok(linkat(root, c"", AT_FDCWD, c"/", AtFlags::AT_EMPTY_PATH)?),
@@ -141,9 +141,9 @@ impl Door {
                 Ok(renameat2(AT_FDCWD, c"/", AT_FDCWD, c"/", flags)?)
             }
             // ESRCH
-            Door::IoprioSet => priority::set_of(NOBODY, priority::LOWEST),
-            Door::SchedSetscheduler => priority::set_batch(NOBODY),
-            Door::SchedSetattr => priority::set_attributes(NOBODY, &priority::attributes()?),
+            Door::IoprioSet => raw::set_io_priority(NOBODY, raw::LOWEST),
+            Door::SchedSetscheduler => raw::set_batch(NOBODY),
+            Door::SchedSetattr => raw::set_attributes(NOBODY, &raw::attributes()?),
         }
     }
 }
@@ -196,7 +196,7 @@ fn try_all(forced: &str) -> Closed {
 }
 
 fn opens(root: BorrowedFd<'_>, resolve: u64) -> io::Result<()> {
-    file::openat2(root, c".", libc::O_PATH | libc::O_DIRECTORY, 0, resolve).map(drop)
+    raw::openat2(root, c".", libc::O_PATH | libc::O_DIRECTORY, 0, resolve).map(drop)
 }
 
 /// What kernels say that do not know a call or a flag of it, and filters that do not allow it.

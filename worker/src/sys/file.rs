@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::LazyLock;
 
@@ -13,20 +13,16 @@ use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags};
 use nix::sys::stat::FileStat;
 use nix::unistd::linkat;
 
+pub use super::raw::{BENEATH, CACHED, SAME_MOUNT};
+
 use super::disk::{fdatasync, may_begin, renameat2};
 use super::doors::Door;
+use super::raw::{cachestat, openat2, preadv2, sync_file_range};
 use super::{beneath, check};
 
 /// `EAGAIN` says that something was renamed or mounted, anywhere, while a link led through `..`:
 /// openat2(2). So often it is tried again.
 const ATTEMPTS: usize = 100;
-
-/// Symbolic links may not leave the starting directory: openat2(2).
-pub const BENEATH: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-/// As [`BENEATH`], and not into what is mounted below.
-pub const SAME_MOUNT: u64 = BENEATH | libc::RESOLVE_NO_XDEV;
-/// As [`SAME_MOUNT`], and only what is in the dentry cache: never waits for the disk.
-pub const CACHED: u64 = SAME_MOUNT | libc::RESOLVE_CACHED;
 
 /// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached, or the
 /// kernel cannot tell. Without openat2 it goes step by step: [`beneath`].
@@ -56,28 +52,6 @@ pub fn open_below(
     }
 }
 
-#[expect(unsafe_code, reason = "openat2")]
-pub(super) fn openat2(
-    dir: BorrowedFd<'_>,
-    path: &CStr,
-    flags: i32,
-    mode: u32,
-    resolve: u64,
-) -> io::Result<OwnedFd> {
-    // SAFETY: `open_how` is plain integers, for which zero is valid.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC) as u64;
-    how.mode = u64::from(mode);
-    how.resolve = resolve;
-    let (fd, size) = (dir.as_raw_fd(), size_of::<libc::open_how>());
-    // SAFETY: both pointers are valid for the call; the size is that of `how`.
-    let result =
-        unsafe { libc::syscall(libc::SYS_openat2, fd, path.as_ptr(), &raw const how, size) };
-    let opened = check(result)?;
-    // SAFETY: a new descriptor of ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
-}
-
 /// Appends up to `want` bytes from `offset`, all from the page cache: preadv2(2) with RWF_NOWAIT.
 /// Returns how many came; fewer than asked for means the end of the file or a page that is not
 /// there. `EAGAIN`: not even the first page is.
@@ -95,19 +69,6 @@ pub fn read_cached(
     let n = preadv2(file, spare, offset, libc::RWF_NOWAIT)?;
     grow(into, n);
     Ok(n)
-}
-
-#[expect(unsafe_code, reason = "preadv2")]
-pub(super) fn preadv2(
-    file: BorrowedFd<'_>,
-    into: &mut [MaybeUninit<u8>],
-    offset: u64,
-    flags: i32,
-) -> io::Result<usize> {
-    let part = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    // SAFETY: one iovec over memory that is ours and writable for its whole length.
-    let n = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, offset as i64, flags) };
-    Ok(check(n as libc::c_long)? as usize)
 }
 
 #[expect(unsafe_code, reason = "the kernel filled the spare capacity")]
@@ -148,27 +109,6 @@ pub fn stat(file: BorrowedFd<'_>) -> io::Result<FileStat> {
     Ok(nix::sys::stat::fstat(file)?)
 }
 
-/// What cachestat(2) is asked: `struct cachestat_range` of linux/mman.h.
-#[repr(C)]
-struct CacheRange {
-    offset: u64,
-    len: u64,
-}
-
-/// What it answers: `struct cachestat`, in pages.
-#[repr(C)]
-#[derive(Default)]
-struct CacheCounts {
-    cached: u64,
-    dirty: u64,
-    writeback: u64,
-    evicted: u64,
-    recently_evicted: u64,
-}
-
-/// The number of cachestat(2), Linux 6.5, which is the same on every architecture but alpha.
-const SYS_CACHESTAT: libc::c_long = 451;
-
 /// How many pages of a range are in the page cache, among them those whose read has not ended:
 /// cachestat(2). It submits nothing. `ENOSYS`: there is no such call. `EPERM`: neither the caller's
 /// own nor writable, since Linux 6.14.
@@ -177,18 +117,6 @@ pub fn pages_cached(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u
         true => cachestat(file, offset, len),
         false => Err(Errno::ENOSYS.into()),
     }
-}
-
-#[expect(unsafe_code, reason = "cachestat")]
-pub(super) fn cachestat(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<u64> {
-    let range = CacheRange { offset, len };
-    let mut counts = CacheCounts::default();
-    // SAFETY: both structures are laid out as the kernel's and outlive the call.
-    let result = unsafe {
-        let (range, counts) = (&raw const range, &raw mut counts);
-        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range, counts, 0)
-    };
-    check(result).map(|_| counts.cached)
 }
 
 /// Bytes of a page: sysconf(3).
@@ -321,19 +249,6 @@ fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Re
         false if flags == libc::SYNC_FILE_RANGE_WRITE => Ok(()),
         false => Ok(fdatasync(file)?),
     }
-}
-
-#[expect(unsafe_code, reason = "sync_file_range")]
-pub(super) fn sync_file_range(
-    file: BorrowedFd<'_>,
-    offset: u64,
-    len: u64,
-    flags: u32,
-) -> io::Result<()> {
-    // SAFETY: takes integers only.
-    let result =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, flags) };
-    check(result.into()).map(|_| ())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod mount;
 pub mod opaque;
 pub mod priority;
+mod raw;
 pub mod shm;
 pub mod signal;
 pub mod socket;

@@ -6,16 +6,12 @@ use std::time::Duration;
 
 use super::check;
 use super::doors::Door;
+use super::raw::{LOWEST, WHO, attributes, set_attributes, set_batch, set_io_priority};
 
-/// Lowest level of the best-effort class: behind everything else, but never starved as the idle
-/// class can be on a busy disk.
-pub(super) const LOWEST: i64 = (2 << 13) | 7;
 /// The idle class: served when nobody else wants the disk.
 const IDLE: i64 = 3 << 13;
 /// What a thread has when nothing was set.
 const DEFAULT: i64 = 0;
-/// IOPRIO_WHO_PROCESS; 0 is the calling thread.
-const WHO: i64 = 1;
 
 /// Lowered priority of the calling thread, and what it was before; ends when dropped.
 #[derive(Debug)]
@@ -53,17 +49,6 @@ pub fn yield_to_loop() {
     }
 }
 
-/// Of a thread; 0 is the calling one.
-#[expect(unsafe_code, reason = "sched_setscheduler")]
-pub(super) fn set_batch(thread: libc::pid_t) -> io::Result<()> {
-    // SAFETY: plain integers, for which zero is valid: the priority that this policy wants.
-    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: the structure outlives the call.
-    let result =
-        unsafe { libc::sched_setscheduler(thread, libc::SCHED_BATCH, &raw const parameters) };
-    check(result.into()).map(|_| ())
-}
-
 /// The turn on the processor that a thread with much to do asks for: longer than what others have,
 /// who therefore need not wait for its end when they wake up.
 const LONG_TURN: Duration = Duration::from_millis(20);
@@ -89,27 +74,9 @@ pub fn take_long_turns(long: bool) {
     }
 }
 
-/// Policy, nice value and turn of the calling thread: sched_getattr(2).
-#[expect(unsafe_code, reason = "sched_getattr")]
-pub(super) fn attributes() -> io::Result<libc::sched_attr> {
-    let size = size_of::<libc::sched_attr>();
-    // SAFETY: plain integers, for which zero is valid.
-    let mut found: libc::sched_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes at most `size` bytes into the structure; 0 is the calling thread.
-    check(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut found, size, 0) })?;
-    Ok(found)
-}
-
-/// Of a thread; 0 is the calling one.
-#[expect(unsafe_code, reason = "sched_setattr")]
-pub(super) fn set_attributes(thread: libc::pid_t, attributes: &libc::sched_attr) -> io::Result<()> {
-    // SAFETY: the structure says how long it is and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, thread, attributes, 0) }).map(|_| ())
-}
-
 fn set(priority: i64) {
     if Door::IoprioSet.is_open()
-        && let Err(e) = set_of(0, priority)
+        && let Err(e) = set_io_priority(0, priority)
     {
         log::debug!("ioprio_set: {e}");
     }
@@ -119,14 +86,6 @@ fn set(priority: i64) {
 fn get() -> io::Result<i64> {
     // SAFETY: takes integers only.
     check(unsafe { libc::syscall(libc::SYS_ioprio_get, WHO, 0i64) })
-}
-
-/// Of a thread; 0 is the calling one.
-#[expect(unsafe_code, reason = "ioprio_set")]
-pub(super) fn set_of(thread: libc::pid_t, priority: i64) -> io::Result<()> {
-    // SAFETY: takes integers only.
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO, i64::from(thread), priority) };
-    check(result).map(|_| ())
 }
 
 #[cfg(test)]

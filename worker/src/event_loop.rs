@@ -168,7 +168,8 @@ impl Worker {
             epoll: socket::duplicate(poll.registry())?,
             docroots: OnceLock::new(),
         };
-        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // Where a sandbox does not tell the limit it is taken for the usual one.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();

@@ -57,6 +57,8 @@ mod tick;
 mod timer;
 mod transfer;
 
+pub use tick::odd_usage_interval;
+
 /// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
 pub fn run(spec: spec::WorkerSpec) -> i32 {
     let id = spec.id;

@@ -159,7 +159,7 @@ fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     node.quit();
 }
 
-/// From too few for the program's start to enough for both workers: no number is waited with.
+/// From too few for the start to enough for both workers.
 #[test]
 fn a_node_with_too_few_descriptors_for_its_workers_says_so_and_ends() {
     for limit in 8..30 {
@@ -167,7 +167,6 @@ fn a_node_with_too_few_descriptors_for_its_workers_says_so_and_ends() {
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\" -d");
         let ended = ends(&mut node.command(&["sh", "-ec"], &script));
         if ended.status.success() {
-            assert!(limit > 9, "it serves with {limit} descriptors");
             return node.quit();
         }
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -177,30 +176,6 @@ fn a_node_with_too_few_descriptors_for_its_workers_says_so_and_ends() {
         );
     }
     panic!("30 descriptors are not enough");
-}
-
-#[test]
-fn a_service_manager_that_does_not_listen_is_told_of_once() {
-    let socket = "/nonexistent/notify";
-    let node = Setup::new().env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "1").start();
-    let ready = node.all_events("ready").len();
-    for generation in 2..5 {
-        node.signal(Signal::SIGHUP);
-        node.logs(&format!("reloaded: generation {generation}"));
-    }
-    assert_eq!((ready, node.logged(socket)), (1, 1));
-    let node = Setup::new().env("NOTIFY_SOCKET", "").start();
-    assert_eq!(node.logged("NOTIFY_SOCKET"), 0);
-}
-
-#[test]
-fn an_interval_that_is_no_number_is_told() {
-    for odd in ["x", "0", "-1", "0.5", "", "99999999999999999999"] {
-        let node = Setup::new().env("MOG_DISK_USAGE_INTERVAL", odd).start();
-        node.logs(&format!("MOG_DISK_USAGE_INTERVAL: '{odd}' is not a number of seconds, ignored"));
-    }
-    let node = Setup::new().env("MOG_DISK_USAGE_INTERVAL", " 5 ").start();
-    assert_eq!(node.logged("MOG_DISK_USAGE_INTERVAL"), 0);
 }
 
 /// `7>&1 | cat` in a shell: cat ends when nobody has the pipe any more.

@@ -159,7 +159,6 @@ fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     node.quit();
 }
 
-/// From too few for the start to enough for both workers.
 #[test]
 fn a_node_with_too_few_descriptors_for_its_workers_says_so_and_ends() {
     for limit in 8..30 {

@@ -154,7 +154,7 @@ fn a_file_that_may_not_be_read_stays_403_with_and_without_openat2() {
         let node = Setup::new().env("RMOGSTORED_CLOSED", doors).without_privilege().start();
         let path = fid_path(1, 1);
         node.store(&path, "x");
-        std::fs::set_permissions(node.file(&path), std::fs::Permissions::from_mode(0o000)).unwrap();
+        std::fs::set_permissions(node.file(&path), std::fs::Permissions::from_mode(0o0)).unwrap();
         node.client().get(&path).expect(403);
         assert_eq!(closed(&node).contains(&"openat2".to_owned()), !doors.is_empty());
     }

@@ -40,6 +40,8 @@ mod durable;
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.
 mod heal;
+/// The rules of the house.
+mod house;
 /// 2.2: the bytes of each answer, and which of them leave the connection open.
 mod http_answers;
 /// 2.3 to 2.5: If-Match and its kin.
@@ -74,6 +76,8 @@ mod nginx;
 mod open_files;
 /// Units, init scripts, man pages, completions.
 mod packaging;
+/// 2.4: what is there after the power was cut.
+mod power_cuts;
 /// `user` and `group`.
 mod privileges;
 /// `--quickstart`.

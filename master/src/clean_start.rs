@@ -6,24 +6,17 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::RawFd;
-use std::process;
-use std::sync::OnceLock;
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 
+use crate::sys::FIRST;
 use crate::{inherit, legacy, successor, sys};
-
-/// The first after the standard streams.
-pub(crate) const FIRST: RawFd = 3;
-
-/// The process that was started, which a daemon is a grandchild of.
-static STARTED_AS: OnceLock<u32> = OnceLock::new();
 
 /// Signals and timers. To be called while there is one thread, before anything is written: a
 /// file at its limit ends a process that does not ignore SIGXFSZ.
 pub fn begin() {
-    started_as();
+    inherit::started_as();
     sys::reset_ignored_signals();
     sys::ignore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
     // What is blocked stays so over exec. It cannot fail.
@@ -48,9 +41,4 @@ pub fn umask_against_owner() -> Option<u32> {
     let now = umask(Mode::empty());
     umask(now);
     now.intersects(Mode::S_IRWXU).then(|| now.bits())
-}
-
-/// The id of the process that was started.
-pub(crate) fn started_as() -> u32 {
-    *STARTED_AS.get_or_init(process::id)
 }

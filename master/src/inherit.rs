@@ -9,17 +9,21 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::process;
+use std::sync::OnceLock;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use rmogstored_worker::sys::socket::adopt_inherited;
 
-use crate::clean_start::{self, FIRST};
-use crate::sys;
+use crate::sys::{self, FIRST};
 
 /// The variable that names inherited descriptors, known to cmogstored as well.
 pub const VARIABLE: &str = "CMOGSTORED_FD";
 /// Far more than anybody announces: a larger count is none.
 const MOST_DESCRIPTORS: RawFd = 1 << 16;
+
+/// The process that was started, which a daemon is a grandchild of.
+static STARTED_AS: OnceLock<u32> = OnceLock::new();
 
 /// An inherited socket and the address it is bound to.
 #[derive(Debug)]
@@ -114,13 +118,18 @@ fn from_systemd() -> Result<Range<RawFd>, InheritError> {
     let (Some(count), Some(pid)) = (env::var_os("LISTEN_FDS"), env::var_os("LISTEN_PID")) else {
         return Ok(0..0);
     };
-    let own = [std::process::id(), clean_start::started_as()].map(RawFd::try_from);
+    let own = [process::id(), started_as()].map(RawFd::try_from);
     if !number(pid.as_bytes()).is_some_and(|pid| own.contains(&Ok(pid))) {
         return Ok(0..0);
     }
     let last = number(count.as_bytes()).and_then(|count| FIRST.checked_add(count));
     let last = last.filter(|last| *last <= MOST_DESCRIPTORS);
     Ok(FIRST..last.ok_or_else(|| unparsed("LISTEN_FDS", count.as_bytes()))?)
+}
+
+/// The id of the process that was started, if this is called first there.
+pub(crate) fn started_as() -> u32 {
+    *STARTED_AS.get_or_init(process::id)
 }
 
 fn adopt(variable: &'static str, number: RawFd) -> Result<Inherited, InheritError> {

@@ -21,7 +21,7 @@ use rmogstored_worker::spec::SiteId;
 use rmogstored_worker::sys::socket::adopt_inherited;
 use serde::{Deserialize, Serialize};
 
-use crate::clean_start::FIRST;
+use crate::sys::FIRST;
 use crate::{inherit, sys};
 
 /// The variable that holds the descriptor's number.

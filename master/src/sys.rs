@@ -10,7 +10,8 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 
-use crate::clean_start::FIRST;
+/// The first descriptor after the standard streams.
+pub(crate) const FIRST: RawFd = 3;
 
 /// Forks. `None` in the child.
 ///

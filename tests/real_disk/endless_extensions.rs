@@ -12,8 +12,8 @@ use crate::harness::{MODES, Node, Setup};
 use crate::load::{Ends, process};
 
 const CLIENTS: usize = 8;
-/// PROTOCOL.md section 2.4: extensions of 16 MiB; and what sockets hold.
-const MOST: u64 = (16 << 20) + (8 << 20);
+/// PROTOCOL.md section 2.4: extensions of 16 MiB; and what the sockets of both sides hold.
+const MOST: u64 = (16 << 20) + (12 << 20);
 /// Several times `stall_timeout`.
 const TIME: Duration = Duration::from_secs(3);
 /// The clients are on the same machine: what a quarter of the turns keep is the node's own.

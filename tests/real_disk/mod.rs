@@ -11,6 +11,8 @@ mod cold_reads;
 mod endless_extensions;
 /// A list of extents that must be read first.
 mod extents;
+/// A flush that hangs, for those who wait for it.
+mod flush_hangs;
 /// Mounts that are no device's.
 mod foreign_mounts;
 /// What is kept open is looked at, and let go.
@@ -19,6 +21,8 @@ mod kept_files;
 mod lazy_unmount;
 /// What the other disks' clients notice.
 mod neighbours;
+/// One write that fails.
+mod nth_write;
 /// A docroot that stops answering.
 mod silent_docroot;
 /// The disk that the others use does what it is told.

@@ -38,6 +38,8 @@ mod docroots;
 mod drain;
 mod event_loop;
 pub mod exchange;
+#[cfg(test)]
+mod failing_disk;
 mod give_way;
 pub mod handover;
 pub mod http;

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::cases::{CASES, Case};
+use crate::cases::{CASES, Case, PARTS};
 use crate::failure::{Failure, Outcome};
-use crate::scaling::PARTS;
 
 /// Measures rmogstored beside other servers: processor time by request, memory, latency.
 #[derive(Debug, Parser)]

@@ -8,6 +8,12 @@ pub const OURS: &str = "rmogstored";
 pub const BASELINE: &str = "baseline";
 /// The usual peer.
 pub const NGINX: &str = "nginx";
+/// The part of the scaling benchmark with connections that do nothing.
+pub const IDLE_ONES: &str = "idle";
+/// The part of the scaling benchmark with millions of files.
+pub const FILES_ONES: &str = "files";
+/// The parts of the scaling benchmark; the first ones by their number of devices.
+pub const PARTS: [&str; 6] = ["workers-1", "workers-8", "workers-36", NGINX, IDLE_ONES, FILES_ONES];
 /// What a PUT of 1 MiB and OpenSSL's MD5 of as much cost together.
 pub const PUT_AND_OPENSSL: &str = "PUT + openssl";
 /// Our own PUT without a digest, in the case that checks one.

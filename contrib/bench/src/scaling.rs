@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Value, json};
 
 use crate::args::Args;
-use crate::cases::{Case, Kind, Unit};
+use crate::cases::{Case, FILES_ONES, IDLE_ONES, Kind, NGINX, PARTS, Unit};
 use crate::contest::{Arena, Contestant, Entrant, Loaded};
 use crate::corpus::{SMALL, Set};
 use crate::cpu::{self, Favoured};
@@ -20,11 +20,6 @@ use crate::rounds::{self, Measured};
 use crate::scratch::{Scratch, Shape};
 use crate::servers::Plan;
 
-const NGINX: &str = "nginx";
-const IDLE_ONES: &str = "idle";
-const FILES_ONES: &str = "files";
-/// What may be measured alone; the first ones belong to [`DEVICES`].
-pub const PARTS: [&str; 6] = ["workers-1", "workers-8", "workers-36", NGINX, IDLE_ONES, FILES_ONES];
 /// Two million files need as many inodes.
 const SHAPE: Shape = Shape { size: 12 << 30, inodes: Some(2_300_000) };
 const WORKERS: [(usize, &str); 4] =

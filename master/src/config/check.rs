@@ -1,7 +1,6 @@
 //! Options and files into a [`Config`], or every reason why not. Reads the files and looks at
 //! the docroots; binds, forks and changes nothing.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -10,31 +9,16 @@ use std::time::Duration;
 
 use rmogstored_worker::spec::Settings;
 
-use super::parse::{self, Entry, Key};
+use super::parse::{self, Key};
 use super::problem::{Origin, Problem};
 use super::values::{self, Server};
-use super::written::{Found, absolute};
+use super::written::{Check, Found, Options, absolute};
 use super::{Config, Workers};
 use crate::privileges::Identity;
 
 /// Far more than any configuration file has.
 const LARGEST_FILE: u64 = 1 << 20;
 const NO_RELATIVE: &str = "relative paths are incompatible with --daemonize and SIGUSR2 upgrades";
-
-/// What was written on the command line. Kept by the master, which loads it again on SIGHUP.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The configuration files, in order.
-    pub files: Vec<PathBuf>,
-    /// Each file describes a docroot of its own.
-    pub multi: bool,
-    /// The settings among the options.
-    pub entries: Vec<Entry>,
-    /// Options that are no settings and were given more than once.
-    pub repeated: Vec<String>,
-    /// The environment's PATH: an upgrade finds its executable there.
-    pub search_path: Option<OsString>,
-}
 
 /// A configuration that holds, with what the operator should know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +46,6 @@ pub fn load(options: &Options) -> Result<Loaded, Vec<Problem>> {
         }
         _ => Err(problems),
     }
-}
-
-/// The work of [`load`]: its input, what was read, what was found wrong.
-pub(super) struct Check<'a> {
-    pub options: &'a Options,
-    pub files: Vec<(PathBuf, Vec<Entry>)>,
-    pub problems: Vec<Problem>,
 }
 
 impl Check<'_> {

@@ -26,10 +26,11 @@ mod sites;
 pub mod values;
 mod written;
 
-pub use check::{Loaded, Options, load};
+pub use check::{Loaded, load};
 pub use parse::{Entry, Key};
 pub use problem::{Origin, Problem};
 pub use sites::note_served;
+pub use written::Options;
 
 /// All settings of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rmogstored_worker::spec::Service;
 
-use super::check::Check;
 use super::parse::Entry;
 use super::parse::Key;
 use super::problem::Origin;
 use super::values::{self, Server};
+use super::written::Check;
 use super::written::{Found, absolute, of_key};
 use super::{ListenerConfig, SiteConfig};
 

@@ -1,12 +1,34 @@
 //! What was written, by key: which of several places wins, and which may not differ.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{self, Path, PathBuf};
 
-use super::check::Check;
 use super::parse::{Entry, Key};
 use super::problem::{Origin, Problem};
 use super::values;
+
+/// What was written on the command line. Kept by the master, which loads it again on SIGHUP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The configuration files, in order.
+    pub files: Vec<PathBuf>,
+    /// Each file describes a docroot of its own.
+    pub multi: bool,
+    /// The settings among the options.
+    pub entries: Vec<Entry>,
+    /// Options that are no settings and were given more than once.
+    pub repeated: Vec<String>,
+    /// The environment's PATH: an upgrade finds its executable there.
+    pub search_path: Option<OsString>,
+}
+
+/// The work of [`load`](super::load): its input, what was read, what was found wrong.
+pub(super) struct Check<'a> {
+    pub options: &'a Options,
+    pub files: Vec<(PathBuf, Vec<Entry>)>,
+    pub problems: Vec<Problem>,
+}
 
 /// A checked value and where it was written.
 pub(super) struct Found<T> {

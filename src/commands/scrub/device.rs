@@ -4,24 +4,23 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::statvfs::fstatvfs;
-use rmogstored_worker::disk::path::DevId;
 use rmogstored_worker::sys::priority;
 
 use super::control::{Control, Halt};
 use super::examine::{Examination, Outcome};
 use super::judge;
 use super::pace::Pace;
-use super::place;
 use super::progress::Progress;
 use super::read;
 use super::report::Report;
 use super::state::State;
+use super::target::{Target, text};
 use super::walk::{Entry, Position, Walk};
 
 /// What the threads share.
@@ -36,17 +35,6 @@ pub struct Shared {
     pub rate: Option<u64>,
 }
 
-/// A device to be scrubbed.
-#[derive(Debug, Clone)]
-pub struct Target {
-    /// Its folder, as it was given.
-    pub path: PathBuf,
-    /// The same, whatever the working directory: its name in the state file.
-    pub absolute: PathBuf,
-    /// Its number.
-    pub devid: DevId,
-}
-
 /// How a device's thread has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
@@ -58,16 +46,6 @@ pub enum End {
     Skipped(String),
     /// Nobody takes what is found.
     Unheard(String),
-}
-
-impl Target {
-    /// Takes a path that ends in `devN`.
-    pub fn new(path: &Path) -> Result<Target, String> {
-        let shown = path.display();
-        let devid = place::devid(path).ok_or(format!("{shown}: its name is not devN"))?;
-        let absolute = std::path::absolute(path).map_err(|e| format!("{shown}: {e}"))?;
-        Ok(Target { path: path.to_owned(), absolute, devid })
-    }
 }
 
 /// Scrubs a device.
@@ -188,13 +166,5 @@ fn lock(device: &File) -> Result<Option<Flock<File>>, End> {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Err(busy()),
         Err(_) => Ok(None),
-    }
-}
-
-/// An error without its number, which has a field of its own where it matters.
-pub fn text(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().to_owned(),
-        None => error.to_string(),
     }
 }

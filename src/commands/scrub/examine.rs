@@ -11,12 +11,12 @@ use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat};
 
 use super::control::{Control, Halt};
-use super::device::Target;
 use super::finding::{Finding, Kind, Totals};
 use super::judge::{self, Type};
 use super::pace::Pace;
 use super::place::{self, Folder, Name};
 use super::read::{ALIGNMENT, BadPlace, Reader, Source};
+use super::target::{Target, text};
 use super::walk::{DEEPEST, Entry, Walk};
 
 /// What direct reads come in multiples of, at least.
@@ -290,7 +290,7 @@ impl Examination<'_> {
             Ok(bytes) if bytes == size => return None,
             Ok(bytes) => (bytes, None, format!("ends at {bytes}, though it has {size} bytes")),
             Err(BadPlace { offset, error }) => {
-                let why = format!("read at {offset}: {}", super::device::text(&error));
+                let why = format!("read at {offset}: {}", text(&error));
                 (offset, error.raw_os_error(), why)
             }
         };

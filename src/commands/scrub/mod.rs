@@ -10,6 +10,7 @@
 //! | `read` | from the disk, past the page cache |
 //! | `pace`, `neighbours` | `--rate`; giving way to others |
 //! | `control`, `node` | when to wait and to stop; what a running node says |
+//! | `target` | which device |
 //! | `state` | the state file |
 //! | `finding`, `report`, `progress` | what is told, where, and bars |
 
@@ -26,6 +27,7 @@ mod progress;
 mod read;
 mod report;
 mod state;
+mod target;
 mod walk;
 
 use std::io::{self, Write};
@@ -41,12 +43,13 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::cli::Scrub;
 use control::{Control, Stop};
-use device::{End, Shared, Target};
+use device::{End, Shared};
 use finding::{Finding, Kind, Summary, Totals};
 use node::{Health, Look};
 use progress::Progress;
 use report::Report;
 use state::State;
+use target::Target;
 
 /// Exit statuses; 128 and the signal's number when one ended it.
 const FOUND: u8 = 1;
@@ -121,7 +124,7 @@ struct Ends {
 impl Run {
     fn prepare(order: &Scrub, targets: Vec<Target>, stop: &Stop) -> Result<Run, String> {
         let progress = Progress::new();
-        let shown = |file: &Path, e: &io::Error| format!("{}: {}", file.display(), device::text(e));
+        let shown = |file: &Path, e: &io::Error| format!("{}: {}", file.display(), target::text(e));
         let state = State::load(order.since_state.clone()).and_then(|state| {
             state.save()?; // So that a place where it cannot be is found before the work is done.
             Ok(state)
@@ -211,7 +214,7 @@ impl Run {
                 // It may be starting afresh. What it said last holds until it answers.
                 Err(e) if !complained => {
                     complained = true;
-                    shared.report.complain(&format!("{}: {}", socket.display(), device::text(&e)));
+                    shared.report.complain(&format!("{}: {}", socket.display(), target::text(&e)));
                 }
                 Err(_) => {}
             }
@@ -272,7 +275,7 @@ impl Run {
 
     fn save(&self) {
         if let Err(e) = self.shared.state.save() {
-            self.shared.report.complain(&format!("the state file: {}", device::text(&e)));
+            self.shared.report.complain(&format!("the state file: {}", target::text(&e)));
         }
     }
 

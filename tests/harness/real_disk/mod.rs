@@ -218,6 +218,11 @@ impl RealDisk {
         self.platter.served(op)
     }
 
+    /// How many operations of a kind have failed so far.
+    pub fn failed(&self, op: Op) -> u64 {
+        self.platter.failed(op)
+    }
+
     /// Its content now.
     pub fn image(&self) -> Image {
         self.platter.image()

@@ -43,6 +43,7 @@ struct State {
     later: BinaryHeap<Reverse<Later>>,
     recording: Option<Recording>,
     served: [u64; 3],
+    failed: [u64; 3],
     flushes: u64,
     order: u64,
     over: bool,
@@ -80,6 +81,7 @@ impl Platter {
             later: BinaryHeap::new(),
             recording: None,
             served: [0; 3],
+            failed: [0; 3],
             flushes: 0,
             order: 0,
             over: false,
@@ -141,6 +143,11 @@ impl Platter {
     /// How many operations of a kind were done.
     pub fn served(&self, op: Op) -> u64 {
         self.lock().served[op as usize]
+    }
+
+    /// How many operations of a kind have failed.
+    pub fn failed(&self, op: Op) -> u64 {
+        self.lock().failed[op as usize]
     }
 
     /// Waits until so many hang.
@@ -233,9 +240,8 @@ impl State {
     }
 
     fn finish(&mut self, job: Job, result: Result<(), Errno>) {
-        if result.is_ok() {
-            self.served[job.op as usize] += 1;
-        }
+        let counts = if result.is_ok() { &mut self.served } else { &mut self.failed };
+        counts[job.op as usize] += 1;
         match (job.reply, result) {
             (Reply::Read(reply), Ok(())) => {
                 let length = job.bytes.end - job.bytes.start;

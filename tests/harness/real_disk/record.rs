@@ -77,8 +77,9 @@ impl Recording {
         image
     }
 
-    /// Events before this place are safe: the latest beginning of a flush that has ended.
-    fn safe_before(&self, cut: usize) -> usize {
+    /// Events before this place are safe after such a cut: the latest beginning of a flush that has
+    /// ended.
+    pub fn safe_before(&self, cut: usize) -> usize {
         let ended = |number: &u64| self.events[..cut].contains(&Event::FlushEnds(*number));
         let mut begun = self.events[..cut].iter().enumerate().rev();
         let safe = begun.find(|(_, event)| match event {

@@ -17,7 +17,8 @@ const PACE: Duration = Duration::from_millis(4);
 /// No page fault and no lock keeps a thread so long.
 const TOO_LONG: Duration = Duration::from_millis(100);
 /// What stands in the kernel's stack of a thread that a filesystem or a disk keeps.
-const DISK: [&str; 10] = [
+const DISK: [&str; 11] = [
+    FUSE_ANSWER,
     "ext4_",
     "xfs_",
     "btrfs_",
@@ -29,6 +30,8 @@ const DISK: [&str; 10] = [
     "filemap_",
     "deactivate_super",
 ];
+/// Where a thread stands that a FUSE daemon does not answer.
+const FUSE_ANSWER: &str = "request_wait_answer";
 /// A page of the executable, or of memory; more room for descriptors: no disk.
 const NO_DISK: [&str; 2] = ["page_fault", "expand_files"];
 
@@ -78,7 +81,7 @@ fn watch(pids: &[Pid], over: &AtomicBool) -> Vec<String> {
     let mut caught: HashMap<Pid, (Duration, String)> = HashMap::new();
     while !over.load(Relaxed) {
         for pid in pids {
-            if !is_uninterruptible(*pid, *pid) {
+            if !waits(*pid, *pid) {
                 waiting.remove(pid);
                 continue;
             }
@@ -101,14 +104,20 @@ fn watch(pids: &[Pid], over: &AtomicBool) -> Vec<String> {
 fn tell_who_waits(pid: Pid) {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let names = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    for thread in names.map(Pid::from_raw).filter(|thread| is_uninterruptible(pid, *thread)) {
+    for thread in names.map(Pid::from_raw).filter(|thread| waits(pid, *thread)) {
         eprintln!("{pid}/{thread} waits: {}", stack_of(pid, thread));
     }
 }
 
-fn is_uninterruptible(pid: Pid, thread: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" D")))
+/// In state D; or in state S for the answer of a FUSE daemon, which a fatal signal may end.
+fn waits(pid: Pid, thread: Pid) -> bool {
+    let of = |what| fs::read_to_string(format!("/proc/{pid}/task/{thread}/{what}"));
+    let stat = of("stat").unwrap_or_default();
+    match stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()) {
+        Some('D') => true,
+        Some('S') => of("wchan").is_ok_and(|name| name == FUSE_ANSWER),
+        _ => false,
+    }
 }
 
 /// The kernel's functions that the thread is in, innermost first.

@@ -34,9 +34,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use nix::unistd::UnlinkatFlags;
 
 use crate::disk::device::{Device, DeviceDir};
 use crate::disk::failed::{Failed, InCall};
@@ -46,6 +46,7 @@ use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::open;
 use crate::disk::path::DevPath;
 use crate::disk::temporary::Temporary;
+use crate::sys::disk::{linkat, openat, renameat, unlinkat};
 use crate::sys::file::{BENEATH, link_file, open_below, rename_new};
 
 /// A file being received.
@@ -236,7 +237,7 @@ pub fn copy_into(
 
 fn create_anonymous(on: &OnDisk, folder: &DiskFd) -> Result<DiskFd, Failed> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let file = openat(folder.get(on), ".", flags, Mode::from_bits_truncate(0o666));
+    let file = openat(folder.get(on), c".", flags, Mode::from_bits_truncate(0o666));
     file.map(DiskFd::new).in_call("openat")
 }
 

@@ -16,7 +16,6 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
-use nix::unistd::{fdatasync, fsync, syncfs};
 
 use crate::disk::device::DeviceDir;
 use crate::disk::failed::{Failed, InCall};
@@ -24,6 +23,7 @@ use crate::disk::folders::FOLDER;
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::disk::pool::Progress;
 use crate::spec::Fsync;
+use crate::sys::disk::{self, fdatasync, fsync, syncfs};
 use crate::sys::file::{self, BENEATH, open_below};
 
 /// How one operation sees to it that what it did lasts.
@@ -56,13 +56,16 @@ impl<'a> Flush<'a> {
             // Each close of a descriptor asks the filesystem, not the last one alone.
             let copy = file.try_clone_to_owned().in_call("dup")?;
             self.progress.touch();
-            nix::unistd::close(copy).in_call("close")?;
+            disk::close(copy).in_call("close")?;
         }
         match self.mode {
             Fsync::Off => Ok(()),
             Fsync::Batch if orders_names_behind_data(file)? => {
                 self.progress.touch();
-                file::write_out(file).in_call("sync_file_range")
+                let mut done = Ok(());
+                // The kernel writes, in its own order: the more wait, the more share a flush.
+                self.progress.stand_aside(&mut || done = file::write_out(file));
+                done.in_call("sync_file_range")
             }
             Fsync::File | Fsync::Batch => {
                 self.progress.touch();
@@ -123,6 +126,7 @@ impl<'a> Flush<'a> {
 
 /// Filesystems whose journal has a file's new size before a name that is given later.
 fn orders_names_behind_data(file: impl AsFd) -> Result<bool, Failed> {
+    disk::may_begin("fstatfs").in_call("fstatfs")?;
     let kind = fstatfs(file).in_call("fstatfs")?.filesystem_type();
     Ok([EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind))
 }

@@ -5,14 +5,15 @@ use std::io;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::Mode;
+use nix::unistd::UnlinkatFlags;
 
 use crate::disk::device::DeviceDir;
 use crate::disk::errands;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevPath;
+use crate::sys::disk::{mkdirat, unlinkat};
 use crate::sys::file::{BENEATH, open_below};
 
 /// Attempts when folders are removed by others while we make them.

@@ -14,6 +14,7 @@ use nix::sys::stat::{FileStat, fstat};
 use nix::sys::uio::{pread, pwrite};
 
 use crate::disk::errands;
+use crate::sys::disk::{may_begin, may_write};
 
 /// The calling thread is a disk thread: it may wait. Neither copied nor sent elsewhere.
 pub struct OnDisk(PhantomData<*const ()>);
@@ -82,12 +83,14 @@ impl DiskFd {
 
     /// fstat(2).
     pub fn stat(&self, on: &OnDisk) -> io::Result<FileStat> {
+        may_begin("fstat")?;
         Ok(fstat(self.get(on))?)
     }
 
     /// pread(2).
     pub fn read_at(&self, on: &OnDisk, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
+            may_begin("pread")?;
             match pread(self.get(on), buffer, offset as i64) {
                 Err(Errno::EINTR) => {}
                 read => return Ok(read?),
@@ -98,7 +101,8 @@ impl DiskFd {
     /// pwrite(2), until all is written.
     pub fn write_all_at(&self, on: &OnDisk, mut data: &[u8], mut offset: u64) -> io::Result<()> {
         while !data.is_empty() {
-            match pwrite(self.get(on), data, offset as i64) {
+            let some = &data[..may_write("pwrite", data.len())?];
+            match pwrite(self.get(on), some, offset as i64) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     data = &data[n..];

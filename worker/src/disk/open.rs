@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::disk::device::{Device, DeviceDir};
+use crate::disk::failed::{Failed, InCall};
 use crate::disk::on_disk::{DiskFd, OnDisk};
 use crate::sys::file::{BENEATH, open_below};
 
@@ -64,17 +65,16 @@ pub fn modified(
     device: &Device,
     dir: &DeviceDir,
     path: &CStr,
-) -> io::Result<Option<i64>> {
+) -> Result<Option<i64>, Failed> {
     let file = match inside(on, device, dir, path, libc::O_PATH, 0) {
-        Ok(file) => file,
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {
             return Ok(None);
         }
-        Err(e) => return Err(e),
+        opened => opened.in_call("openat2")?,
     };
-    let facts = file.stat(on)?;
+    let facts = file.stat(on).in_call("fstat")?;
     match facts.st_mode & libc::S_IFMT {
-        libc::S_IFDIR => Err(Errno::EISDIR.into()),
+        libc::S_IFDIR => Err(Errno::EISDIR).in_call("openat2"),
         _ => Ok(Some(facts.st_mtime)),
     }
 }

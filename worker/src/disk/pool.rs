@@ -21,7 +21,7 @@ use crate::sys::priority;
 const IDLE_LIFE: Duration = Duration::from_secs(10);
 /// Enough for the deepest call chain of a job several times over.
 const STACK: usize = 256 * 1024;
-/// Threads that may be started in the place of those that wait for another one's operation.
+/// Threads that may be started in the place of those that wait for what others do.
 const MOST_ASIDE: usize = 256;
 
 /// Something to do on a disk. It delivers its result itself.
@@ -92,7 +92,7 @@ struct State<J> {
     limit: usize,
     /// Threads beyond the limit, in the place of stuck ones.
     spare: usize,
-    /// Threads that wait for another one's operation.
+    /// Threads that wait for what others do.
     aside: usize,
     finished: bool,
 }
@@ -160,8 +160,8 @@ impl Progress {
         waited
     }
 
-    /// Waits for what another thread does for several: a disk operation for the stall clock, but
-    /// none that uses the disk, so that another job has this one's place meanwhile.
+    /// Waits for what another thread or the kernel does for several: a disk operation for the stall
+    /// clock, but none of this thread's own, so that another job has this one's place meanwhile.
     pub fn stand_aside(&self, wait: &mut dyn FnMut()) {
         let change = |aside| self.room.upgrade().map(|room| room.change(aside));
         change(true);

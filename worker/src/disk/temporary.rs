@@ -18,14 +18,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
-use nix::unistd::{Pid, UnlinkatFlags, symlinkat, unlinkat};
+use nix::sys::stat::{Mode, fstatat};
+use nix::unistd::{Pid, UnlinkatFlags};
 
 use crate::disk::device::DeviceDir;
 use crate::disk::errands;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::FOLDER;
 use crate::disk::on_disk::{DiskFd, OnDisk};
+use crate::sys::disk::{mkdirat, symlinkat, unlinkat};
 use crate::sys::file::{BENEATH, open_below};
 
 /// Folder for temporary names below the device's directory. The underscore keeps it out of reach

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use nix::errno::Errno;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::UnlinkatFlags;
 
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::parent;
@@ -14,6 +14,7 @@ use crate::http::answer;
 use crate::http::condition::Conditions;
 use crate::http::{date_now, log_failed, status_of};
 use crate::loan::Stage;
+use crate::sys::disk::unlinkat;
 
 /// A DELETE on its way to a disk thread.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Delete {
         // What is not there is 404, whatever the conditions: RFC 9110 section 13.2.1.
         if !self.conditions.allow_any_change()
             && let Some(modified) =
-                open::modified(turn.on, turn.device, &dir, self.path.relative()).in_call("fstat")?
+                open::modified(turn.on, turn.device, &dir, self.path.relative())?
         {
             self.conditions.insist(Some(modified)).in_call("fstat")?;
         }

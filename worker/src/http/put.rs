@@ -232,7 +232,7 @@ impl Put {
         }
         let dir = turn.device.dir(turn.on).in_call("open")?;
         let modified = open::modified(turn.on, turn.device, &dir, self.path.relative());
-        conditions.insist(modified.in_call("fstat")?).in_call("fstat")
+        conditions.insist(modified?).in_call("fstat")
     }
 
     /// Tells a client that waits to send its body; one that has begun does not wait. A socket

@@ -9,10 +9,11 @@ use std::ptr;
 use std::sync::LazyLock;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, RenameFlags};
 use nix::sys::stat::FileStat;
-use nix::unistd::{fdatasync, linkat};
+use nix::unistd::linkat;
 
+use super::disk::{fdatasync, may_begin, renameat2};
 use super::doors::Door;
 use super::{beneath, check};
 
@@ -32,6 +33,7 @@ pub fn open_below(
     mode: u32,
     resolve: u64,
 ) -> io::Result<OwnedFd> {
+    may_begin("openat2")?;
     let cached = resolve & libc::RESOLVE_CACHED != 0;
     if cached && !Door::ResolveCached.is_open() {
         return Err(io::ErrorKind::WouldBlock.into());
@@ -245,6 +247,7 @@ impl Drop for View {
 
 /// Gives an anonymous file (O_TMPFILE) a name: linkat(2). `EEXIST`: the name is taken.
 pub fn link_file(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    may_begin("linkat")?;
     if !Door::Linkat.is_open() {
         return link_through_proc(file, dir, name);
     }
@@ -279,6 +282,7 @@ pub fn rename_new(
 /// length full of zeros. `EOPNOTSUPP`: the filesystem cannot. `ENOSPC`: there is not so much.
 #[expect(unsafe_code, reason = "fallocate")]
 pub fn reserve(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    may_begin("fallocate")?;
     let (file, mode) = (file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE);
     // SAFETY: takes integers only.
     let result = unsafe { libc::fallocate(file, mode, offset as i64, len as i64) };
@@ -306,6 +310,7 @@ pub fn write_out(file: BorrowedFd<'_>) -> io::Result<()> {
 /// sandbox that forbids that too leaves nothing to wait with; a file's own `fsync` setting says so
 /// by an error.
 fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64, flags: u32) -> io::Result<()> {
+    may_begin("sync_file_range")?;
     match Door::SyncFileRange.is_open() {
         true => sync_file_range(file, offset, len, flags),
         false if flags == libc::SYNC_FILE_RANGE_WRITE => Ok(()),

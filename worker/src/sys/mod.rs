@@ -1,6 +1,8 @@
-//! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind.
+//! The only unsafe code of this crate: system calls that nix does not wrap, one file per kind; and
+//! those on disks that it does, in [`disk`].
 
 mod beneath;
+pub mod disk;
 pub mod doors;
 pub mod file;
 pub mod memory;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{ListenerConfig, SiteConfig};
+use crate::config::{Entry, ListenerConfig, SiteConfig};
 use proptest::prelude::*;
 use rmogstored_worker::spec::Service;
 use std::fs;

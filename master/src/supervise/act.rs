@@ -74,9 +74,10 @@ impl Supervisor {
     }
 
     /// The first workers are all needed: without one the start has failed. Later ones are tried
-    /// again.
+    /// again, and the first ones too where processes are short for a moment: `EAGAIN`.
     fn no_worker(&mut self, worker: WorkerId, what: &'static str, source: io::Error) -> Event {
-        if self.policy.phase() == Phase::Starting {
+        let may_pass = source.kind() == io::ErrorKind::WouldBlock;
+        if self.policy.phase() == Phase::Starting && !may_pass {
             self.failure.get_or_insert(MasterError::System { what, source });
             return Event::Quit;
         }

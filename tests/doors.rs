@@ -208,19 +208,20 @@ fn small_files_on_tmpfs_wait_for_a_thread_and_status_says_so() {
     assert!(!known);
 }
 
-/// As in a cgroup that may have so many tasks and no more: none is left for a disk thread.
+/// As in a cgroup that may have so many tasks and no more: none is left for a disk thread
+/// when the master and its worker are there.
 #[test]
 fn a_node_that_can_start_no_thread_says_so_once_with_a_count_and_recovers() {
     if !geteuid().is_root() {
         return skipped("not root");
     }
-    let setup = Setup::new().workers("device");
+    let setup = Setup::new().workers("1");
     let user = 60_514 + std::process::id() % 64; // Nobody's, as systemd has it.
     for folder in ["", "dev1", "dev2"] {
         let folder = setup.folder().join(folder);
         chown(&folder, Some(user.into()), Some(user.into())).unwrap();
     }
-    let (user, limit) = (format!("--reuid={user}"), "--nproc=3:1000");
+    let (user, limit) = (format!("--reuid={user}"), "--nproc=2:1000");
     let node = setup.through(&["setpriv", &user, "--clear-groups", "prlimit", limit]).start();
     let (mut client, mut lines) = (node.client(), node.sidechannel());
     for number in 0..300 {

@@ -81,6 +81,9 @@ fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) ->
         let text = format!("umask {mask:03o} takes rights from the node's own user");
         show(&Problem::warning(text, None));
     }
+    if let Some(text) = rmogstored_worker::odd_usage_interval() {
+        show(&Problem::warning(text, None));
+    }
     if wants_daemon(&config)
         && let Err(e) = daemonize::detach()
     {

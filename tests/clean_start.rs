@@ -159,6 +159,24 @@ fn daemonize_returns_0_though_the_parent_ignores_the_end_of_children() {
     node.quit();
 }
 
+#[test]
+fn a_node_with_too_few_descriptors_for_its_workers_says_so_and_ends() {
+    for limit in 8..30 {
+        let node = Detached::folder();
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\" -d");
+        let ended = ends(&mut node.command(&["sh", "-ec"], &script));
+        if ended.status.success() {
+            return node.quit();
+        }
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(
+            String::from_utf8_lossy(&ended.stderr).contains("Too many open files"),
+            "{ended:?}"
+        );
+    }
+    panic!("30 descriptors are not enough");
+}
+
 /// `7>&1 | cat` in a shell: cat ends when nobody has the pipe any more.
 #[test]
 fn daemon_keeps_no_descriptor_of_strangers() {

@@ -166,3 +166,27 @@ fn user_and_group_may_be_numbers() {
         refuses(small().arg(&format!("--user={user}")), &[&words[0]]);
     }
 }
+
+#[test]
+fn a_service_manager_that_does_not_listen_is_told_of_once() {
+    let socket = "/nonexistent/notify";
+    let node = Setup::new().env("NOTIFY_SOCKET", socket).env("WATCHDOG_USEC", "1").start();
+    let ready = node.all_events("ready").len();
+    for generation in 2..5 {
+        node.signal(Signal::SIGHUP);
+        node.logs(&format!("reloaded: generation {generation}"));
+    }
+    assert_eq!((ready, node.logged(socket)), (1, 1));
+    let node = Setup::new().env("NOTIFY_SOCKET", "").start();
+    assert_eq!(node.logged("NOTIFY_SOCKET"), 0);
+}
+
+#[test]
+fn an_interval_that_is_no_number_is_told() {
+    for odd in ["x", "0", "-1", "0.5", "", "99999999999999999999"] {
+        let node = Setup::new().env("MOG_DISK_USAGE_INTERVAL", odd).start();
+        node.logs(&format!("MOG_DISK_USAGE_INTERVAL: '{odd}' is not a number of seconds, ignored"));
+    }
+    let node = Setup::new().env("MOG_DISK_USAGE_INTERVAL", " 5 ").start();
+    assert_eq!(node.logged("MOG_DISK_USAGE_INTERVAL"), 0);
+}

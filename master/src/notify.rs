@@ -5,6 +5,8 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeValLike;
@@ -12,6 +14,9 @@ use nix::time::{ClockId, clock_gettime};
 
 /// The variable that says which process systemd's watchdog watches.
 pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
+
+/// A shorter interval of the watchdog is taken for this one.
+const SHORTEST: Duration = Duration::from_millis(300);
 
 /// Every worker accepts connections.
 pub fn ready() {
@@ -45,7 +50,8 @@ impl Watchdog {
         };
         let interval = std::env::var("WATCHDOG_USEC").ok().filter(|_| own);
         let interval = interval.and_then(|usec| usec.parse().ok()).map(Duration::from_micros);
-        Watchdog { interval: interval.filter(|i| !i.is_zero()), next: now }
+        let interval = interval.filter(|i| !i.is_zero()).map(|i| i.max(SHORTEST));
+        Watchdog { interval, next: now }
     }
 
     /// Feeds it when it is due, unless something is wrong.
@@ -65,10 +71,15 @@ impl Watchdog {
     }
 }
 
+/// Nobody who listens is told once: a watchdog is fed several times a second.
 fn tell(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(e) = send(&name, state) {
-        log::warn!("NOTIFY_SOCKET {}: {e}", name.display());
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
+    let Some(name) = name else { return };
+    match send(&name, state) {
+        Ok(()) => IS_TOLD.store(false, Relaxed),
+        Err(_) if IS_TOLD.swap(true, Relaxed) => {}
+        Err(e) => log::warn!("NOTIFY_SOCKET {}: {e}", name.display()),
     }
 }
 

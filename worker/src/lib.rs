@@ -29,6 +29,8 @@ pub mod sys;
 #[cfg(test)]
 mod testing;
 
+pub use event_loop::odd_usage_interval;
+
 /// Runs a worker in the process just forked for it. Returns its exit status when it has drained.
 pub fn run(spec: spec::WorkerSpec) -> i32 {
     let id = spec.id;

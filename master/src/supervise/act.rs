@@ -1,6 +1,7 @@
 //! Carrying out what the policy wants, and keeping workers and devices in step.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -67,12 +68,21 @@ impl Supervisor {
                 self.connect(worker, control);
                 Event::Forked { worker, pid }
             }
-            Err(e) => {
-                log::error!("cannot fork worker {worker}: {e}");
-                Event::ForkFailed(worker)
-            }
+            Err(e) => self.no_worker(worker, "cannot fork a worker", e),
         };
         Spawned::Master(self.policy.handle(event, now))
+    }
+
+    /// The first workers are all needed: without one the start has failed. Later ones are tried
+    /// again, and the first ones too where processes are short for a moment: `EAGAIN`.
+    fn no_worker(&mut self, worker: WorkerId, what: &'static str, source: io::Error) -> Event {
+        let may_pass = source.kind() == io::ErrorKind::WouldBlock;
+        if self.policy.phase() == Phase::Starting && !may_pass {
+            self.failure.get_or_insert(MasterError::System { what, source });
+            return Event::Quit;
+        }
+        log::error!("worker {worker}: {what}: {source}");
+        Event::ForkFailed(worker)
     }
 
     /// A channel that cannot be watched is still read each time the loop goes round.
@@ -225,7 +235,7 @@ impl Supervisor {
         slot.inbox_pending.store(0, Relaxed);
         slot.restarts.store(0, Relaxed);
         if let Err(e) = self.links.add(worker) {
-            log::error!("no inbox for worker {worker}: {e}");
+            self.no_worker(worker, "no inbox for a worker", e);
             self.policy.handle(Event::Retire(worker), now);
         }
     }

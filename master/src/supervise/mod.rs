@@ -263,7 +263,10 @@ impl Supervisor {
             socket.expire(now);
         }
         // The signals last: what a worker said before it exited has been heard by then.
-        let mut actions = self.policy.handle(Event::Tick, now);
+        let mut actions = match self.failure {
+            Some(_) if !self.draining() => self.policy.handle(Event::Quit, now),
+            _ => self.policy.handle(Event::Tick, now),
+        };
         actions.extend(self.watch_renewal(now));
         actions.extend(self.hear_workers(now));
         actions.extend(self.take_signals(now));

@@ -28,6 +28,8 @@ mod serve;
 mod tick;
 mod transfer;
 
+pub use tick::odd_usage_interval;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::SocketAddr;
@@ -188,7 +190,8 @@ impl Worker {
         };
         let (completions, docroots) = (Completions::new(waker), OnceLock::new());
         let context = Context { host, completions, docroots };
-        let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // Where a sandbox does not tell the limit it is taken for the usual one.
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
         let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();

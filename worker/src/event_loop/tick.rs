@@ -1,6 +1,7 @@
 //! What the loop does by the clock: a few times a second while anything has a deadline, once a
 //! second otherwise.
 
+use std::ffi::OsStr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ pub(crate) const HEARTBEAT_MS: u64 = 1000;
 const LINGER: Duration = Duration::from_secs(5);
 /// Disks are read this long before the groups go out.
 const READ_AHEAD_MS: u64 = 50;
+const INTERVAL_VARIABLE: &str = "MOG_DISK_USAGE_INTERVAL";
 /// Usage files are written this often, unless the environment says otherwise.
 const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -117,7 +119,16 @@ impl Worker {
 
 /// `MOG_DISK_USAGE_INTERVAL`, in seconds.
 pub(crate) fn usage_interval() -> Duration {
-    let seconds = std::env::var("MOG_DISK_USAGE_INTERVAL").ok();
-    let seconds = seconds.and_then(|text| text.trim().parse().ok()).filter(|&s: &u64| s > 0);
-    seconds.map_or(USAGE_INTERVAL, Duration::from_secs)
+    let text = std::env::var_os(INTERVAL_VARIABLE);
+    text.and_then(|text| seconds(&text)).map_or(USAGE_INTERVAL, Duration::from_secs)
+}
+
+/// What `MOG_DISK_USAGE_INTERVAL` holds, if that is no number of seconds and counts for nothing.
+pub fn odd_usage_interval() -> Option<String> {
+    let text = std::env::var_os(INTERVAL_VARIABLE).filter(|text| seconds(text).is_none())?;
+    Some(format!("{INTERVAL_VARIABLE}: '{}' is not a number of seconds, ignored", text.display()))
+}
+
+fn seconds(text: &OsStr) -> Option<u64> {
+    text.to_str()?.trim().parse().ok().filter(|seconds| *seconds > 0)
 }

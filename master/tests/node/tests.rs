@@ -208,7 +208,7 @@ fn status_socket_shows_the_node_and_is_removed() {
     let docroot = node.folder.path().to_str().unwrap();
     let device = json!({"device": "dev12", "docroot": docroot, "owner": 1, "state": "ok",
         "in_flight": 0, "oldest_ms": 0, "inline_reads": null, "used_kib": null,
-        "total_kib": null, "busy_percent": null});
+        "total_kib": null, "busy_percent": null, "closed": []});
     assert_eq!(status["devices"][1], device);
     node.signal(Signal::SIGQUIT);
     assert_eq!(node.ended(), Some(0));

@@ -5,6 +5,8 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -21,6 +23,8 @@ use super::walk::{DEEPEST, Entry, Walk};
 
 /// What direct reads come in multiples of, at least.
 const SECTOR: u64 = 512;
+/// Until what a call has begun to change has changed altogether.
+const MOMENT: Duration = Duration::from_millis(2);
 /// How often a file is looked at that changes meanwhile.
 const ATTEMPTS: u32 = 3;
 
@@ -226,6 +230,9 @@ impl Examination<'_> {
             let why = "its number belongs into other folders".to_owned();
             self.finding(Kind::Misplaced, path, Some(fid), why)
         });
+        if by_size.is_some() && self.moves_on(walk, entry, &facts) {
+            return Ok(Read::Changed);
+        }
         let settled = judge::is_settled(&facts);
         for finding in by_size.into_iter().chain(misplaced) {
             if settled { outcome.findings.push(finding) } else { outcome.unsettled = true }
@@ -258,6 +265,12 @@ impl Examination<'_> {
             }
         }
         Ok(Ok(offset))
+    }
+
+    /// A file that is truncated has its new size a moment before its new time.
+    fn moves_on(&self, walk: &Walk, entry: &Entry, facts: &FileStat) -> bool {
+        thread::sleep(MOMENT);
+        !is_still(walk, entry, facts)
     }
 
     fn by_size(
@@ -347,7 +360,10 @@ fn stat(walk: &Walk, entry: &Entry) -> nix::Result<FileStat> {
 
 /// The second look.
 fn is_still(walk: &Walk, entry: &Entry, facts: &FileStat) -> bool {
-    let key = |facts: &FileStat| (facts.st_dev, facts.st_ino, facts.st_mode, facts.st_mtime);
+    let key = |facts: &FileStat| {
+        let FileStat { st_dev, st_ino, st_mode, st_size, st_mtime, st_mtime_nsec, .. } = *facts;
+        (st_dev, st_ino, st_mode, st_size, st_mtime, st_mtime_nsec)
+    };
     stat(walk, entry).is_ok_and(|now| key(&now) == key(facts))
 }
 

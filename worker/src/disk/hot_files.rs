@@ -71,7 +71,7 @@ impl From<&FileStat> for Facts {
 
 /// An open file with what was found out about it.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct OpenFile {
     // What is compared at each use comes first, together.
     fd: DiskFd,

@@ -2,13 +2,14 @@
 //! peer who sends slowly does not make a disk look stalled.
 
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::neighbours;
-use crate::harness::{MODES, Node, Setup};
+use crate::harness::{MODES, Node, Setup, fid_path};
 use crate::load::{Ends, process};
 
 const CLIENTS: usize = 8;
@@ -19,6 +20,8 @@ const TIME: Duration = Duration::from_secs(3);
 /// The clients are on the same machine: what a quarter of the turns keep is the node's own.
 const TURNS: usize = 12;
 const P99: Duration = Duration::from_millis(10);
+/// Devices whose files the others ask for: the one that suffers, and another.
+const OTHERS: [u32; 2] = [2, 1];
 
 const GET: &str = "GET /dev1/kept HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;";
 const PUT: &str = "PUT /dev1/new HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;";
@@ -63,6 +66,9 @@ fn in_each_mode(test: impl Fn(&Node, &str)) {
 }
 
 fn flood(node: &Node, workers: &str, head: &str) {
+    OTHERS
+        .iter()
+        .for_each(|device| drop(node.client().put(&fid_path(*device, 1), "kept").expect(201)));
     let memory = || node.workers().into_iter().map(process::private_memory).sum::<u64>();
     let (before, over, most) = (memory(), AtomicBool::new(false), AtomicU64::new(0));
     let p99 = thread::scope(|scope| {
@@ -74,6 +80,7 @@ fn flood(node: &Node, workers: &str, head: &str) {
                 }
             });
         }
+        favour_this_thread();
         let mut turns: Vec<_> = (0..TURNS).map(|_| p99_of_a_turn(node)).collect();
         turns.sort();
         turns[TURNS / 4]
@@ -86,14 +93,20 @@ fn flood(node: &Node, workers: &str, head: &str) {
     assert!(p99 < P99, "workers={workers}: {p99:?}");
 }
 
+/// Eight threads that send all they can are in its way too: what is looked for is how long the node
+/// takes. Root only.
+fn favour_this_thread() {
+    let thread = nix::unistd::gettid().to_string();
+    let _ = Command::new("renice").args(["-n", "-15", "-p", &thread]).output();
+}
+
 fn p99_of_a_turn(node: &Node) -> Duration {
     let (begun, mut times) = (Instant::now(), Vec::new());
     let mut client = neighbours::client(node);
     while begun.elapsed() < TIME / TURNS as u32 {
         let asked = Instant::now();
-        client.get("/dev2/kept").expect(200);
-        client.get("/dev1/kept").expect(200);
-        times.push(asked.elapsed() / 2);
+        OTHERS.iter().for_each(|device| drop(client.get(&fid_path(*device, 1)).expect(200)));
+        times.push(asked.elapsed() / OTHERS.len() as u32);
         thread::sleep(Duration::from_millis(2)); // The pace.
     }
     times.sort();

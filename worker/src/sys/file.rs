@@ -25,7 +25,7 @@ use super::{beneath, check};
 const ATTEMPTS: usize = 100;
 
 /// openat2(2), close-on-exec added. `EXDEV`: a link leaves `dir`. `EAGAIN`: not cached, or the
-/// kernel cannot tell. Without openat2 it goes step by step: [`beneath`].
+/// kernel cannot tell. Without openat2 it goes step by step.
 pub fn open_below(
     dir: BorrowedFd<'_>,
     path: &CStr,

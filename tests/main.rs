@@ -110,6 +110,8 @@ mod tracker;
 mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
+/// 8: a quit in the midst of an upgrade.
+mod upgrade_quit;
 /// 4: usage files, mounts that come and go.
 mod usage;
 /// 3.1: the stream of disk load.

@@ -12,6 +12,7 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
+//! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
@@ -25,6 +26,7 @@ pub mod plan;
 pub mod policy;
 mod reload;
 mod requests;
+mod signals;
 pub mod spawn;
 mod status;
 mod upgrade;
@@ -59,6 +61,7 @@ use links::Links;
 use plan::Plan;
 use policy::{Action, Event, Exit, Phase, Policy};
 use reload::Renewal;
+use signals::EarlyQuit;
 use upgrade::Upgrades;
 
 /// How often the docroots are listed.
@@ -123,6 +126,10 @@ pub struct Supervisor {
     stuck: BTreeSet<WorkerId>,
     watchdog: Watchdog,
     failure: Option<MasterError>,
+    /// Told to quit while the successor starts.
+    early_quit: Option<EarlyQuit>,
+    /// All is done, with this exit status.
+    leaving: Option<i32>,
     began: Instant,
     next_look: Instant,
     next_stall_look: Instant,
@@ -181,6 +188,8 @@ impl Supervisor {
             stuck: BTreeSet::new(),
             watchdog: Watchdog::new(now),
             failure: None,
+            early_quit: None,
+            leaving: None,
             began: now,
             next_look: now,
             next_stall_look: now + LOOK_FOR_STALLS,
@@ -270,13 +279,15 @@ impl Supervisor {
         actions.extend(self.watch_renewal(now));
         actions.extend(self.hear_workers(now));
         actions.extend(self.take_signals(now));
+        actions.extend(self.quit_at_last(now));
         if look {
             actions.extend(self.leave_behind_the_dead(now));
         }
-        let step = self.carry_out(actions, now);
-        if let Step::Become(..) = step {
-            return step; // what waits to be written is the master's to write
-        }
+        let step = match self.carry_out(actions, now) {
+            // What waits to be written is the master's to write.
+            step @ Step::Become(..) => return step,
+            step => self.after_the_unwanted(step),
+        };
         let told = self.events.push();
         self.retry = !self.links.flush() || !told;
         step
@@ -309,7 +320,7 @@ impl Supervisor {
             retry,
             status,
             self.watchdog.deadline(),
-            self.upgrade_deadline(),
+            self.upgrade_deadline(now),
             self.renewal_deadline(),
         ];
         others.into_iter().flatten().fold(own.min(self.next_stall_look), Instant::min)
@@ -317,42 +328,6 @@ impl Supervisor {
 
     fn draining(&self) -> bool {
         matches!(self.policy.phase(), Phase::Draining { .. })
-    }
-
-    fn take_signals(&mut self, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        while let Some(signal) = self.signals.next() {
-            actions.extend(self.obey(signal, now));
-        }
-        actions
-    }
-
-    fn obey(&mut self, signal: Signal, now: Instant) -> Vec<Action> {
-        match signal {
-            Signal::SIGCHLD => return self.reap(now),
-            Signal::SIGQUIT => return self.policy.handle(Event::Quit, now),
-            Signal::SIGTERM | Signal::SIGINT => return self.policy.handle(Event::Terminate, now),
-            Signal::SIGUSR1 => {
-                (self.kit.reopen_logs)();
-                self.links.send_all(&Down::ReopenLogs);
-            }
-            Signal::SIGUSR2 => self.upgrade(now),
-            Signal::SIGHUP => return self.reload(now),
-            Signal::SIGWINCH => return self.rest(now),
-            other => log::warn!("{other}: ignored"),
-        }
-        Vec::new()
-    }
-
-    /// SIGWINCH. The listeners stay open: connections wait for whoever accepts next.
-    fn rest(&mut self, now: Instant) -> Vec<Action> {
-        let actions = self.policy.handle(Event::Rest, now);
-        if self.policy.phase() == Phase::Resting && !actions.is_empty() {
-            log::info!("resting: the workers drain and go");
-            self.renewal = None;
-            self.events.tell(&Told::Resting);
-        }
-        actions
     }
 
     /// Reaps all that ended. Children that an earlier program of this process left are reaped
@@ -424,7 +399,7 @@ impl Supervisor {
         match message {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
-            Up::Shutdown => self.policy.handle(Event::Quit, now),
+            Up::Shutdown => self.quit(Event::Quit, now),
             Up::Devices { site, devids } => {
                 self.plan.devices.hear(SiteId(site), devids);
                 self.next_look = now;

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -35,6 +36,8 @@ const GO_WITHIN: Duration = Duration::from_secs(2);
 /// has written its pid file, or without one when it has lived for so long.
 const SILENT_WITH_PIDFILE: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(5);
+/// How often one is looked at for which a quit waits.
+const HURRY: Duration = Duration::from_millis(50);
 /// Most that is kept of what a successor says.
 const MOST_SAID: usize = 4096;
 /// Exit status of a child that could not become the successor: as of a shell.
@@ -205,7 +208,9 @@ impl Supervisor {
         let Some(successor) = &mut self.upgrades.successor else { return };
         successor.listen();
         let (pid, waited) = (successor.pid, now - successor.began);
-        let ready = successor.said.ready || successor.seems_ready(pidfile.as_deref(), waited);
+        let patience = if self.early_quit.is_some() { Duration::ZERO } else { SILENT_WITH_PIDFILE };
+        let seems_ready = successor.seems_ready(pidfile.as_deref(), waited, patience);
+        let ready = successor.said.ready || seems_ready;
         match &mut successor.stage {
             Stage::Starting if ready => self.successor_ready(pid),
             Stage::Starting if waited >= self.kit.upgrade_timeout => {
@@ -222,9 +227,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn upgrade_deadline(&self) -> Option<Instant> {
+    pub(super) fn upgrade_deadline(&self, now: Instant) -> Option<Instant> {
         let successor = self.upgrades.successor.as_ref()?;
         match &successor.stage {
+            Stage::Starting if self.early_quit.is_some() => Some(now + HURRY),
             Stage::Starting => Some(successor.began + self.kit.upgrade_timeout),
             Stage::Unwanted { until, .. } => *until,
             Stage::Ready => None,
@@ -250,6 +256,24 @@ impl Supervisor {
         }
     }
 
+    /// Whether there is one that neither serves yet nor was told to go.
+    pub(super) fn is_successor_undecided(&mut self, now: Instant) -> bool {
+        self.look_after_successor(now);
+        let successor = self.upgrades.successor.as_ref();
+        successor.is_some_and(|s| s.stage == Stage::Starting && !s.said.serves)
+    }
+
+    /// Whether it knows no pipe, as far as one can tell yet.
+    pub(super) fn is_successor_silent(&self) -> bool {
+        self.upgrades.successor.as_ref().is_some_and(|successor| !successor.said.knows)
+    }
+
+    /// Whether it was told to go, and has not even been killed yet.
+    pub(super) fn is_ending_successor(&self) -> bool {
+        let successor = self.upgrades.successor.as_ref();
+        successor.is_some_and(|s| matches!(s.stage, Stage::Unwanted { until: Some(_), .. }))
+    }
+
     /// True if this was the successor's process.
     pub(super) fn bury_successor(&mut self, pid: i32, exit: Exit) -> bool {
         let is_it = |successor: &mut Successor| successor.pid.as_raw() == pid;
@@ -273,7 +297,9 @@ impl Supervisor {
     }
 
     fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
-        log::error!("upgrade failed: {reason}; PID {} carries on", std::process::id());
+        let quits = self.early_quit.is_some() || self.draining();
+        let then = if quits { "quits, as it was told to" } else { "carries on" };
+        log::error!("upgrade failed: {reason}; PID {} {then}", std::process::id());
         self.events.tell(&Told::UpgradeFailed { pid, reason });
         self.upgrades.failures += 1;
         self.upgrades.last_failure = Some(reason.to_owned());
@@ -310,14 +336,12 @@ impl Successor {
     }
 
     /// Another program's: it has its pid in the pid file, or has lived for a while.
-    fn seems_ready(&self, pidfile: Option<&std::path::Path>, waited: Duration) -> bool {
+    fn seems_ready(&self, pidfile: Option<&Path>, waited: Duration, patience: Duration) -> bool {
         if self.said.knows {
             return false;
         }
         match pidfile {
-            Some(path) if waited >= SILENT_WITH_PIDFILE => {
-                pidfile::holder(path) == Some(self.pid.as_raw())
-            }
+            Some(path) if waited >= patience => pidfile::holder(path) == Some(self.pid.as_raw()),
             Some(_) => false,
             None => waited >= SILENT,
         }

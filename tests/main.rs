@@ -72,6 +72,8 @@ mod memory;
 mod mounts;
 /// nginx in front of the node.
 mod nginx;
+/// A systemd that listens to the main process alone.
+mod notify_access;
 /// Files that workers keep open.
 mod open_files;
 /// Units, init scripts, man pages, completions.

@@ -173,6 +173,7 @@ impl Supervisor {
         self.renewal = None;
         self.events.tell(&Told::Draining);
         self.dismiss_successor("its predecessor was told to quit", now);
+        self.announce_successor();
         // In an upgrade the service goes on without this process.
         if !self.is_succeeded() && !self.origin.is_some_and(|origin| origin.lives()) {
             notify::stopping();

@@ -443,6 +443,7 @@ impl Supervisor {
         for left in self.policy.children().with_process() {
             log::error!("worker {left} cannot be killed; leaving it behind");
         }
+        self.announce_successor();
         self.remove_paths();
         self.events.tell(&Told::Stopped);
         log::info!("stopped");

@@ -59,6 +59,8 @@ struct Successor {
     stage: Stage,
     pipe: PipeReader,
     said: Said,
+    /// systemd was told that it is the main process.
+    announced: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -131,8 +133,9 @@ impl Supervisor {
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
             self.become_successor(&executable, &words, writer, legacy)
         };
-        let (stage, said) = (Stage::Starting, Said::default());
-        self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });
+        let (stage, said, announced) = (Stage::Starting, Said::default(), false);
+        let successor = Successor { pid, began: now, stage, pipe: reader, said, announced };
+        self.upgrades.successor = Some(successor);
         Ok(pid)
     }
 
@@ -296,6 +299,17 @@ impl Supervisor {
         self.upgrades.successor.as_ref().is_some_and(|s| s.said.serves || s.stage == Stage::Ready)
     }
 
+    /// When this master drains: its successor is systemd's main process then. Until then it may
+    /// have to go on itself.
+    pub(super) fn announce_successor(&mut self) {
+        if self.is_succeeded()
+            && let Some(successor) = &mut self.upgrades.successor
+            && !successor.announced
+        {
+            successor.announced = notify::succeeded_by(successor.pid.as_raw());
+        }
+    }
+
     fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
         let quits = self.early_quit.is_some() || self.draining();
         let then = if quits { "quits, as it was told to" } else { "carries on" };
@@ -418,7 +432,7 @@ mod tests {
             let said = Said { because, ..Said::default() };
             let (pipe, _) = pipe().unwrap();
             let (pid, began) = (Pid::from_raw(7), Instant::now());
-            Successor { pid, began, stage, pipe, said }.reason(exit)
+            Successor { pid, began, stage, pipe, said, announced: false }.reason(exit)
         };
         let starting = || Stage::Starting;
         assert_eq!(

@@ -112,8 +112,12 @@ mod tracker;
 mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
+/// An upgrade of a node in a container.
+mod upgrade_namespace;
 /// 8: a quit in the midst of an upgrade.
 mod upgrade_quit;
+/// Whom the command `upgrade` signals.
+mod upgrade_strangers;
 /// 4: usage files, mounts that come and go.
 mod usage;
 /// 3.1: the stream of disk load.

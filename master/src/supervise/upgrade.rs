@@ -28,7 +28,7 @@ use crate::pidfile::{self, PidfileError};
 use crate::report::events::Event as Told;
 use crate::report::status::UpgradeStatus;
 use crate::successor::AnyPort;
-use crate::{inherit, listeners, successor, sys};
+use crate::{inherit, listeners, process, successor, sys};
 
 /// How long a successor that was asked to go has for it, before it is killed.
 const GO_WITHIN: Duration = Duration::from_secs(2);
@@ -92,6 +92,9 @@ impl Supervisor {
         }
         if let Some(pid) = self.upgrade_under_way() {
             return log::error!("upgrade already running on PID:{pid}");
+        }
+        if process::is_first(Pid::this()) {
+            return self.upgrade_failed(None, process::FIRST);
         }
         match self.start_successor(now) {
             Ok(pid) => {
@@ -355,7 +358,10 @@ impl Successor {
             return false;
         }
         match pidfile {
-            Some(path) if waited >= patience => pidfile::holder(path) == Some(self.pid.as_raw()),
+            Some(path) if waited >= patience => {
+                let holder = pidfile::holder(path).map(Pid::from_raw);
+                holder.is_some_and(|holder| process::descends_from(holder, self.pid))
+            }
             Some(_) => false,
             None => waited >= SILENT,
         }

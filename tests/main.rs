@@ -36,6 +36,8 @@ mod doors;
 mod drain;
 /// 2.4: what was acknowledged is there, and what failed is not.
 mod durable;
+/// Clients that flood the sidechannel.
+mod flood;
 /// A connection between owners.
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.

@@ -38,7 +38,7 @@ impl Supervisor {
 
     fn act(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
-            Action::Drain(worker) => self.links.send(worker, Down::Drain),
+            Action::Drain(worker) => self.links.send(worker, &Down::Drain),
             Action::Kill(worker) => self.kill(worker),
             Action::Started(worker) => self.started(worker),
             Action::NodeReady => return self.node_ready(now),

@@ -68,6 +68,8 @@ use upgrade::Upgrades;
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
 /// How often the scoreboard is searched for stalled devices.
 const LOOK_FOR_STALLS: Duration = Duration::from_millis(500);
+/// Messages of a worker in one go. Whoever floods one with commands has it say more and more.
+const MOST_HEARD: usize = 64;
 /// How soon a channel or pipe without room is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -134,6 +136,8 @@ pub struct Supervisor {
     next_look: Instant,
     next_stall_look: Instant,
     retry: bool,
+    /// A worker had more to say than was heard in one go.
+    more_to_hear: bool,
 }
 
 /// What the supervisor is given to work with.
@@ -194,6 +198,7 @@ impl Supervisor {
             next_look: now,
             next_stall_look: now + LOOK_FOR_STALLS,
             retry: false,
+            more_to_hear: false,
             poll,
             signals,
             board,
@@ -314,10 +319,12 @@ impl Supervisor {
     fn deadline(&self, now: Instant) -> Instant {
         let own = if self.draining() { self.next_stall_look } else { self.next_look };
         let retry = self.retry.then_some(now + RETRY);
+        let more = self.more_to_hear.then_some(now);
         let status = self.status.as_ref().and_then(StatusSocket::deadline);
         let others = [
             self.policy.deadline(),
             retry,
+            more,
             status,
             self.watchdog.deadline(),
             self.upgrade_deadline(now),
@@ -353,7 +360,7 @@ impl Supervisor {
 
     /// Notes the end of a worker's process: its last words, log, event, scoreboard.
     fn bury(&mut self, worker: WorkerId, pid: i32, exit: Exit, now: Instant) -> Vec<Action> {
-        let mut actions = self.hear(worker, now);
+        let mut actions = self.hear(worker, usize::MAX, now);
         if let Some(control) = self.links.disconnect(worker) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&control.as_fd().as_raw_fd()));
         }
@@ -375,23 +382,26 @@ impl Supervisor {
     }
 
     fn hear_workers(&mut self, now: Instant) -> Vec<Action> {
+        self.more_to_hear = false;
         let workers = self.policy.children().with_process();
-        workers.into_iter().flat_map(|worker| self.hear(worker, now)).collect()
+        workers.into_iter().flat_map(|worker| self.hear(worker, MOST_HEARD, now)).collect()
     }
 
-    /// All that a worker has said. Its end of the channel closing means nothing yet: its exit
-    /// will tell.
-    fn hear(&mut self, worker: WorkerId, now: Instant) -> Vec<Action> {
+    /// What a worker has said, up to so many messages. Its end of the channel closing means
+    /// nothing yet: its exit will tell.
+    fn hear(&mut self, worker: WorkerId, most: usize, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        while let Some(control) = self.links.control(worker) {
+        for _ in 0..most {
+            let Some(control) = self.links.control(worker) else { return actions };
             match control.receive::<Up>() {
                 Ok(Some((message, _))) => actions.extend(self.heed(worker, message, now)),
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                     log::warn!("worker {worker}: {e}");
                 }
-                Ok(None) | Err(_) => break,
+                Ok(None) | Err(_) => return actions,
             }
         }
+        self.more_to_hear = true;
         actions
     }
 

@@ -106,6 +106,8 @@ mod signals;
 mod stall;
 /// The commands `status` and `upgrade`.
 mod status;
+/// 7: workers that were stopped.
+mod stopped;
 /// 2.7: time and pressure.
 mod timeouts;
 /// 5: what a tracker does all day.

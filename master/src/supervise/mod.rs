@@ -57,6 +57,7 @@ use crate::report::events::{Event as Told, EventPipe};
 use crate::report::status::StatusSocket;
 use crate::successor::Origin;
 use crate::{Listening, MasterError, OnReady, Reload, title as titles};
+use health::Roused;
 use links::Links;
 use plan::Plan;
 use policy::{Action, Event, Exit, Phase, Policy};
@@ -126,6 +127,7 @@ pub struct Supervisor {
     /// Reported last for each device.
     stalled: BTreeMap<DeviceKey, bool>,
     stuck: BTreeSet<WorkerId>,
+    roused: Roused,
     watchdog: Watchdog,
     failure: Option<MasterError>,
     /// Told to quit while the successor starts.
@@ -190,6 +192,7 @@ impl Supervisor {
             links: Links::default(),
             stalled: BTreeMap::new(),
             stuck: BTreeSet::new(),
+            roused: Roused::default(),
             watchdog: Watchdog::new(now),
             failure: None,
             early_quit: None,
@@ -287,6 +290,7 @@ impl Supervisor {
         actions.extend(self.quit_at_last(now));
         if look {
             actions.extend(self.leave_behind_the_dead(now));
+            actions.extend(self.rouse_the_stopped(now));
         }
         let step = match self.carry_out(actions, now) {
             // What waits to be written is the master's to write.

@@ -243,7 +243,7 @@ impl Worker {
         let conn = &mut self.conns[key];
         conn.input = put.initial;
         let last = conn.input.is_empty();
-        match self.refuse(&put.request, refused, last) {
+        match self.refuse(key, &put.request, refused, last) {
             Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
             Served::Discard(discard) => {
                 self.conns[key].state = State::Discarding(discard);

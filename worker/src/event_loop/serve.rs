@@ -72,7 +72,7 @@ impl Worker {
         }
         let service = self.conns[key].service;
         if let Some(refused) = refuse::refusal(request, service) {
-            return self.refuse(request, refused, input.is_empty());
+            return self.refuse(key, request, refused, input.is_empty());
         }
         if request.method == Method::Put {
             return self.serve_put(key, request, input);
@@ -95,7 +95,7 @@ impl Worker {
 
     /// A request without a body, or whose body is out of the way.
     pub(crate) fn serve_bodiless(&mut self, key: usize, request: &Request, last: bool) -> Served {
-        let keep = self.may_keep(request.keep_alive, last);
+        let keep = self.may_keep(key, request.keep_alive, last);
         let Target::Path(path) = request.target else {
             answer::file(&mut self.out, self.clock.date(), &HttpDate::EPOCH, 0, keep);
             return Served::Answered(keep);
@@ -141,17 +141,23 @@ impl Worker {
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => {
                 let refused = Refused { status: Status::ServiceUnavailable503, close: false };
-                self.refuse(request, refused, input.is_empty())
+                self.refuse(key, request, refused, input.is_empty())
             }
         }
     }
 
     /// Answers a refused request, after its body has been thrown away if that can be done.
-    pub(crate) fn refuse(&mut self, request: &Request, refused: Refused, last: bool) -> Served {
+    pub(crate) fn refuse(
+        &mut self,
+        key: usize,
+        request: &Request,
+        refused: Refused,
+        last: bool,
+    ) -> Served {
         let keep = request.keep_alive && !refused.close;
         match refuse::unwanted(request, request.method == Method::Put) {
             Unwanted::Nothing => {
-                let keep = self.may_keep(keep, last);
+                let keep = self.may_keep(key, keep, last);
                 self.answer(refused.status, keep)
             }
             unwanted if keep && unwanted != Unwanted::Close => {
@@ -174,8 +180,8 @@ impl Worker {
     }
 
     /// Not while draining, unless more was asked already.
-    pub(crate) fn may_keep(&self, keep: bool, last: bool) -> bool {
-        keep && !(last && self.context.host.draining.load(Relaxed))
+    pub(crate) fn may_keep(&self, key: usize, keep: bool, last: bool) -> bool {
+        keep && (!last || self.context.host.may_keep(self.conns[key].fd()))
     }
 
     /// Does an operation where its device's disk threads are.

@@ -19,6 +19,8 @@ const DRAIN_TICK_MS: u64 = 20;
 pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
+/// The same when the worker goes: a connection whose answer is sent does not hold it up.
+const LAST_LINGER: Duration = Duration::from_millis(500);
 /// Disks are read this long before the groups go out.
 const READ_AHEAD_MS: u64 = 50;
 const INTERVAL_VARIABLE: &str = "MOG_DISK_USAGE_INTERVAL";
@@ -96,11 +98,12 @@ impl Worker {
 
     fn expire(&mut self) {
         let settings = &self.settings;
+        let linger = if self.drain.is_some() { LAST_LINGER } else { LINGER };
         let limits = [
             (Wait::Idle, settings.idle_timeout),
             (Wait::Head, settings.header_timeout),
             (Wait::Body, settings.body_timeout),
-            (Wait::Linger, LINGER),
+            (Wait::Linger, linger),
         ];
         for (wait, limit) in limits {
             let limit = limit.as_millis() as u64;

@@ -76,7 +76,7 @@ impl Worker {
                 self.conns[key].input = input;
                 self.slot.requests.fetch_add(1, Relaxed);
                 let status = answer::Status::ServiceUnavailable503;
-                match self.refuse(&request, Refused { status, close: false }, last) {
+                match self.refuse(key, &request, Refused { status, close: false }, last) {
                     Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
                     Served::Discard(discard) => {
                         self.conns[key].state = State::Discarding(discard);

@@ -51,7 +51,7 @@ fn the_beginning_of_an_option_s_name_is_enough_where_it_is_clear() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert!(ended.stdout.contains("maxconns = 5\n"), "{ended:?}");
     assert!(ended.stdout.contains("daemonize"), "{ended:?}");
-    let ended = small().arg("--http=1").run();
+    let ended = small().arg("--m=1").run();
     assert_eq!(ended.code, Some(2), "{ended:?}");
 }
 

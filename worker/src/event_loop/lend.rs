@@ -38,13 +38,13 @@ impl Worker {
         conn.writable = false;
         conn.socket.set_wanted(conn.readable);
         self.timers.stop(key);
-        if !self.peers.is_empty() {
+        if !self.neighbours.is_empty() {
             self.rooted.insert(key);
         }
         self.note_use(device.key);
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
-        self.give_way.wanted |= op.is_short() && self.peers.is_empty();
+        self.give_way.wanted |= op.is_short() && self.neighbours.is_empty();
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };

@@ -1,13 +1,10 @@
 //! HTTP requests in the loop: what is answered at once, what the page cache can serve, what a disk
 //! thread must do and where. See DESIGN.md, "Where a request runs".
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use crate::clients::conn::{Discard, Left, Sending, Then};
-use crate::clients::inbox;
 use crate::clock::HttpDate;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
@@ -20,7 +17,6 @@ use crate::disk::path::DevPath;
 use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
-use crate::event_loop::tick::HEARTBEAT_MS;
 use crate::http::answer::{self, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
@@ -29,7 +25,7 @@ use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
+use crate::scoreboard::{DeviceState, Usage, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Door;
 
@@ -202,21 +198,17 @@ impl Worker {
             || self.context.host.draining.load(Relaxed)
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
-            || !self.peers.contains_key(&owner);
+            || !self.neighbours.knows(owner);
         match here {
             true => Placed::Here,
-            false if self.is_stuck(self.board.worker(owner), self.settings.stall_timeout) => {
-                Placed::Nowhere
+            false => {
+                let (limit, now) = (self.settings.stall_timeout, self.clock.monotonic());
+                match self.neighbours.is_stuck(owner, limit, now) {
+                    true => Placed::Nowhere,
+                    false => Placed::At(owner),
+                }
             }
-            false => Placed::At(owner),
         }
-    }
-
-    /// True when a worker serves, as far as is known, but its loop has not gone round for long:
-    /// stopped, or worse.
-    pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
-        let age = self.clock.monotonic().saturating_sub(slot.heartbeat.load(Relaxed));
-        slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
     /// The owner, where a body must be moved before it is thrown away.
@@ -490,11 +482,7 @@ impl Worker {
             return; // The request itself goes to a disk thread, which opens it.
         }
         self.wanted.insert(key, self.clock.now());
-        if let Some(inbox) = self.peers.get(&owner)
-            && let Err(e) = inbox::ask_for_dir(inbox.as_fd(), key, self.id)
-        {
-            log::debug!("{key}: cannot ask for its directory: {e}");
-        }
+        self.neighbours.ask_for_dir(owner, key);
     }
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
 use crate::disk::shortage;
 use crate::event_loop::Worker;
@@ -15,8 +16,6 @@ const LARGE_OUTPUT: usize = 512 * 1024;
 const TICK_MS: u64 = 250;
 /// A drain looks this often whether it is over.
 const DRAIN_TICK_MS: u64 = 20;
-/// A loop without work still shows that it is alive.
-pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
 /// The same when the worker goes: a connection whose answer is sent does not hold it up.

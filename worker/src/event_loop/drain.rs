@@ -175,7 +175,7 @@ impl Worker {
     /// Connections are closed by hand: a process with a thread that no signal can end keeps its
     /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
-        for (_, conn) in &self.conns {
+        for (_, conn) in self.conns.iter() {
             let _ = shutdown(conn.fd().as_raw_fd(), Shutdown::Both);
         }
         // The master may be gone: then nobody needs to know.

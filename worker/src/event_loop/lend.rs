@@ -15,7 +15,7 @@ use crate::http::answer;
 use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::spec::DeviceKey;
+use crate::ids::{ConnId, DeviceKey};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Worker {
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let borrowed = Borrowed {
-            key,
+            client: self.conns.id_of(key),
             token: FIRST_CONN + key,
             socket: Arc::clone(&conn.socket),
             peer: conn.peer(),
@@ -202,8 +202,9 @@ impl Worker {
     }
 
     /// What came of an operation.
-    pub(crate) fn complete(&mut self, key: usize, outcome: Outcome) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
+    pub(crate) fn complete(&mut self, client: ConnId, outcome: Outcome) {
+        let Some(key) = self.conns.key_of(client) else { return };
+        let conn = &mut self.conns[key];
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {

@@ -45,13 +45,13 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
-use slab::Slab;
 
 use crate::clients::balance::Balance;
 use crate::clients::conn::{Conn, State};
 use crate::clients::inbox::{self, MOST_INPUT, Parcel};
 use crate::clients::listeners::Listeners;
 use crate::clients::neighbours::Neighbours;
+use crate::clients::table::Table;
 use crate::clients::timers::{Timers, Wait};
 use crate::clock::Clock;
 use crate::control::{Channel, Down, Up};
@@ -103,7 +103,7 @@ pub(crate) struct Worker {
     pub(crate) listeners: Listeners,
     pub(crate) balance: Balance,
     pub(crate) neighbours: Neighbours,
-    pub(crate) conns: Slab<Conn>,
+    pub(crate) conns: Table,
     pub(crate) timers: Timers,
     pub(crate) context: Arc<Context>,
     pub(crate) devices: BTreeMap<DeviceKey, Arc<Device>>,
@@ -206,7 +206,7 @@ impl Worker {
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
             balance: Balance::new(most),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
-            conns: Slab::new(),
+            conns: Table::default(),
             timers: Timers::default(),
             context: Arc::new(context),
             devices: BTreeMap::new(),
@@ -362,9 +362,9 @@ impl Worker {
     fn take_completions(&mut self) {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
-        for Done { key, outcome } in done.drain(..) {
-            match (key, outcome) {
-                (Some(key), outcome) => self.complete(key, outcome),
+        for Done { client, outcome } in done.drain(..) {
+            match (client, outcome) {
+                (Some(client), outcome) => self.complete(client, outcome),
                 (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
                 (None, _) => {}
             }
@@ -461,7 +461,7 @@ impl Worker {
     /// deregistered by hand, for another process may hold it next.
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
-        let conn = self.conns.try_remove(key)?;
+        let conn = self.conns.remove(key)?;
         if matches!(conn.state, State::Watching) {
             self.stop_watching(key);
         }

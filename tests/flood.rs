@@ -43,7 +43,7 @@ fn pour(address: SocketAddr, line: &str, stop: &AtomicBool) {
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     while !stop.load(Ordering::Relaxed) {
         let passes =
-            |e: std::io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            |e: &std::io::Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
         if stream.write(lines.as_bytes()).is_err_and(|e| !passes(&e)) {
             return;
         }

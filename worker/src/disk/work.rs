@@ -18,6 +18,7 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
+use crate::ids::ConnId;
 use crate::sys::priority;
 
 /// Usage numbers are refreshed by changes this often at most.
@@ -62,7 +63,7 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
     device.looking.store(false, Relaxed);
     if let Ok(devids) = found {
         let outcome = Outcome::Listed(device.key.site, devids);
-        context.completions.push(Done { key: None, outcome }, None);
+        context.completions.push(Done { client: None, outcome }, None);
     }
 }
 
@@ -80,8 +81,8 @@ pub struct Context {
 /// A task with all it needs, as it waits in a device's queue.
 #[derive(Debug)]
 pub struct Work {
-    /// The connection's key; `None` when none waits.
-    pub key: Option<usize>,
+    /// The connection; `None` when none waits.
+    pub client: Option<ConnId>,
     /// The connection's socket, borrowed.
     pub socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
@@ -102,8 +103,8 @@ pub struct Work {
 /// A connection as a disk thread has it.
 #[derive(Debug)]
 pub struct Borrowed {
-    /// Its key in the loop.
-    pub key: usize,
+    /// Its name in the loop.
+    pub client: ConnId,
     /// Its token there.
     pub token: usize,
     /// Its socket.
@@ -124,17 +125,17 @@ impl Work {
         context: Arc<Context>,
         op: Op,
     ) -> Work {
-        let Borrowed { key, token, socket, peer, more_input, loan } = borrowed;
-        let (key, socket, loan) = (Some(key), Some(socket), Some(loan));
+        let Borrowed { client, token, socket, peer, more_input, loan } = borrowed;
+        let (client, socket, loan) = (Some(client), Some(socket), Some(loan));
         let task = Some(Task::Serve(op));
-        Work { key, socket, peer, more_input, device, context, loan, token, task }
+        Work { client, socket, peer, more_input, device, context, loan, token, task }
     }
 
     /// Work that no connection waits for.
     pub fn in_background(device: Arc<Device>, context: Arc<Context>, task: Task) -> Work {
         let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-        let (key, socket, loan, more_input) = (None, None, None, false);
-        Work { key, socket, peer, more_input, device, context, loan, token: 0, task: Some(task) }
+        let (client, socket, loan, more_input) = (None, None, None, false);
+        Work { client, socket, peer, more_input, device, context, loan, token: 0, task: Some(task) }
     }
 
     /// Gives the operation back when no thread will run it.
@@ -221,7 +222,7 @@ impl Job for Work {
                 priority::take_long_turns(false);
                 self.run_in_background(on, task);
                 progress.rest();
-                let done = Done { key: None, outcome: Outcome::Finished };
+                let done = Done { client: None, outcome: Outcome::Finished };
                 self.context.completions.push(done, None);
                 return None;
             }
@@ -238,11 +239,11 @@ impl Job for Work {
                 progress.rest();
                 let mine = self.loan.as_ref().is_none_or(|loan| loan.finish());
                 // One that was taken back has no outcome: what is left of it goes here.
-                let key = self.key.take().filter(|_| mine);
+                let client = self.client.take().filter(|_| mine);
                 let outcome = if mine { outcome } else { Outcome::Finished };
                 let quiet = for_http && !self.more_input && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
-                self.context.completions.push(Done { key, outcome }, socket);
+                self.context.completions.push(Done { client, outcome }, socket);
                 if changes {
                     progress.touch();
                     self.refresh_usage(on);
@@ -256,12 +257,12 @@ impl Job for Work {
 impl Drop for Work {
     /// A panic in an operation must not leave its connection waiting for ever.
     fn drop(&mut self) {
-        if let Some(key) = self.key.take()
+        if let Some(client) = self.client.take()
             && std::thread::panicking()
             && self.loan.as_ref().is_none_or(|loan| loan.finish())
         {
             let outcome = Outcome::Broken;
-            self.context.completions.push(Done { key: Some(key), outcome }, None);
+            self.context.completions.push(Done { client: Some(client), outcome }, None);
         }
     }
 }

@@ -99,7 +99,8 @@ impl Worker {
 
     pub(crate) fn wait_for_input(&mut self, key: usize) {
         let conn = &self.conns[key];
-        if conn.service == Service::Mgmt && !self.draining_in_line(key) {
+        let lingers = matches!(conn.state, State::Lingering(_));
+        if conn.service == Service::Mgmt && !lingers && !self.draining_in_line(key) {
             return self.timers.stop(key); // The sidechannel never idles out.
         }
         let wait = match conn.state {

@@ -3,13 +3,11 @@
 //! after, so that a device can be unmounted and another disk mounted in its place.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::clients::conn::{Conn, State};
-use crate::clients::inbox;
 use crate::disk::busy;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
@@ -194,10 +192,8 @@ impl Worker {
             if idle {
                 self.in_background(&device, Task::Refresh);
             }
-        } else if let Some(inbox) = self.peers.get(&owner)
-            && let Err(e) = inbox::ask_for_dir(inbox.as_fd(), key, self.id)
-        {
-            log::debug!("{key}: cannot ask for its directory: {e}");
+        } else {
+            self.neighbours.ask_for_dir(owner, key);
         }
     }
 
@@ -234,11 +230,7 @@ impl Worker {
         };
         self.used.insert(key, self.clock.now());
         let fd = dir.traits.inline_reads.then(|| harmless::to_send(&dir));
-        if let Some(inbox) = self.peers.get(&to)
-            && let Err(e) = inbox::send_dir(inbox.as_fd(), key, fd, dir.traits)
-        {
-            log::debug!("{key}: cannot send its directory to worker {to}: {e}");
-        }
+        self.neighbours.send_dir(to, key, fd, dir.traits);
     }
 
     /// Marks a device stalled or well again. The only line in the log about it: the master tells

@@ -58,7 +58,7 @@ impl Worker {
         let last = self.conns[key].input.is_empty();
         let served = match then {
             Then::Answer(status, keep) => {
-                let keep = self.may_keep(keep, last);
+                let keep = self.may_keep(key, keep, last);
                 self.answer(status, keep)
             }
             Then::Serve(request) => self.serve_bodiless(key, &request, last),

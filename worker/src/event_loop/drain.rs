@@ -1,19 +1,17 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::clients::conn::State;
-use crate::clients::inbox;
 use crate::control::Up;
 use crate::disk::pool::Pool;
 use crate::disk::work::Work;
 use crate::event_loop::Worker;
-use crate::event_loop::accept::STUCK;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
@@ -84,9 +82,10 @@ impl Worker {
     /// it. A watcher takes its request along, to be made again.
     fn bequeath(&mut self, key: usize) -> bool {
         let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
-        let Some(heir) = self.heir().filter(|_| !orphan && !self.board.draining()) else {
+        if orphan || self.board.draining() {
             return false;
-        };
+        }
+        let Some(heir) = self.neighbours.heir(self.clock.monotonic()) else { return false };
         let conn = &self.conns[key];
         if !conn.output.is_empty() {
             return false;
@@ -97,33 +96,14 @@ impl Worker {
 
     /// Gives a connection with nothing in progress to another worker. False: it is still here.
     pub(crate) fn give(&mut self, key: usize, heir: WorkerId, input: &[u8]) -> bool {
-        let (conn, Some(inbox)) = (&self.conns[key], self.peers.get(&heir)) else { return false };
+        let conn = &self.conns[key];
         self.unwatch(conn);
-        let target = self.board.worker(heir);
-        target.inbox_pending.fetch_add(1, Relaxed);
-        let sent = inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, input);
-        if sent.is_ok() {
-            self.slot.handed_over.fetch_add(1, Relaxed);
+        if self.neighbours.send(heir, &conn.as_passenger(input)).is_ok() {
             self.forget(key);
             return true;
         }
-        target.inbox_pending.fetch_sub(1, Relaxed);
         // Not taken: it stays until it is closed, and may be used until then.
         self.watch_conn(key).is_err() && self.forget(key).is_some()
-    }
-
-    /// The least loaded worker of the latest generation.
-    fn heir(&self) -> Option<WorkerId> {
-        let own = self.slot.generation.load(Relaxed);
-        let slots = self.peers.keys().map(|id| (*id, self.board.worker(*id)));
-        slots
-            .filter(|(_, slot)| slot.state() == WorkerState::Running)
-            .map(|(id, slot)| (slot.generation.load(Relaxed), slot, id))
-            .filter(|(generation, slot, _)| *generation >= own && !self.is_stuck(slot, STUCK))
-            .min_by_key(|(generation, slot, _)| {
-                (u32::MAX - *generation, slot.connections.load(Relaxed))
-            })
-            .map(|(_, _, id)| id)
     }
 
     pub(crate) fn is_idle(&self, key: usize) -> bool {
@@ -195,7 +175,7 @@ impl Worker {
     /// Connections are closed by hand: a process with a thread that no signal can end keeps its
     /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
-        for (_, conn) in &self.conns {
+        for (_, conn) in self.conns.iter() {
             let _ = shutdown(conn.fd().as_raw_fd(), Shutdown::Both);
         }
         // The master may be gone: then nobody needs to know.

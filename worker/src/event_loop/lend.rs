@@ -15,7 +15,7 @@ use crate::http::answer;
 use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::spec::DeviceKey;
+use crate::ids::{ConnId, DeviceKey};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -38,18 +38,18 @@ impl Worker {
         conn.writable = false;
         conn.socket.set_wanted(conn.readable);
         self.timers.stop(key);
-        if !self.peers.is_empty() {
+        if !self.neighbours.is_empty() {
             self.rooted.insert(key);
         }
         self.note_use(device.key);
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
-        self.give_way.wanted |= op.is_short() && self.peers.is_empty();
+        self.give_way.wanted |= op.is_short() && self.neighbours.is_empty();
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let borrowed = Borrowed {
-            key,
+            client: self.conns.id_of(key),
             token: FIRST_CONN + key,
             socket: Arc::clone(&conn.socket),
             peer: conn.peer(),
@@ -202,8 +202,9 @@ impl Worker {
     }
 
     /// What came of an operation.
-    pub(crate) fn complete(&mut self, key: usize, outcome: Outcome) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
+    pub(crate) fn complete(&mut self, client: ConnId, outcome: Outcome) {
+        let Some(key) = self.conns.key_of(client) else { return };
+        let conn = &mut self.conns[key];
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {
@@ -243,7 +244,7 @@ impl Worker {
         let conn = &mut self.conns[key];
         conn.input = put.initial;
         let last = conn.input.is_empty();
-        match self.refuse(&put.request, refused, last) {
+        match self.refuse(key, &put.request, refused, last) {
             Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
             Served::Discard(discard) => {
                 self.conns[key].state = State::Discarding(discard);

@@ -45,10 +45,13 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
-use slab::Slab;
 
+use crate::clients::balance::Balance;
 use crate::clients::conn::{Conn, State};
 use crate::clients::inbox::{self, MOST_INPUT, Parcel};
+use crate::clients::listeners::Listeners;
+use crate::clients::neighbours::Neighbours;
+use crate::clients::table::Table;
 use crate::clients::timers::{Timers, Wait};
 use crate::clock::Clock;
 use crate::control::{Channel, Down, Up};
@@ -59,7 +62,6 @@ use crate::disk::hot_files::OpenFiles;
 use crate::disk::operation::{Host, Outcome};
 use crate::disk::pool::Pool;
 use crate::disk::work::{Context, Work};
-use crate::event_loop::accept::Listeners;
 use crate::event_loop::devices::Lives;
 use crate::event_loop::drain::Drain;
 use crate::event_loop::give_way::GiveWay;
@@ -80,7 +82,7 @@ pub(crate) const IOSTAT: usize = 4;
 /// Token of what tells of changes of docroots.
 pub(crate) const DOCROOTS: usize = 5;
 /// Token of the first listener.
-pub(crate) const FIRST_LISTENER: usize = 16;
+const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
 pub(crate) const FIRST_CONN: usize = 4096;
 
@@ -99,8 +101,9 @@ pub(crate) struct Worker {
     pub(crate) settings: Settings,
     pub(crate) sites: Vec<Site>,
     pub(crate) listeners: Listeners,
-    pub(crate) peers: BTreeMap<WorkerId, OwnedFd>,
-    pub(crate) conns: Slab<Conn>,
+    pub(crate) balance: Balance,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) conns: Table,
     pub(crate) timers: Timers,
     pub(crate) context: Arc<Context>,
     pub(crate) devices: BTreeMap<DeviceKey, Arc<Device>>,
@@ -194,16 +197,16 @@ impl Worker {
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
-        let peers = spec.peers.into_iter().map(|peer| (peer.worker, peer.inbox)).collect();
         Ok(Worker {
             id: spec.id,
             board: spec.board,
             slot,
             settings: spec.settings,
             sites: spec.sites,
-            listeners: Listeners::new(spec.listeners, most),
-            peers,
-            conns: Slab::new(),
+            listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
+            balance: Balance::new(most),
+            neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
+            conns: Table::default(),
             timers: Timers::default(),
             context: Arc::new(context),
             devices: BTreeMap::new(),
@@ -246,7 +249,7 @@ impl Worker {
     /// Serves until drained.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         self.clock.look();
-        self.watch_listeners()?;
+        self.listeners.watch(&self.poll)?;
         self.slot.heartbeat.store(self.clock.monotonic(), Relaxed);
         for (_, device) in self.board.devices() {
             if device.owner() == self.id {
@@ -276,10 +279,6 @@ impl Worker {
 
     pub(crate) fn registry(&self) -> &Registry {
         self.poll.registry()
-    }
-
-    pub(crate) fn epoll(&self) -> &Poll {
-        &self.poll
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
@@ -345,7 +344,7 @@ impl Worker {
             Down::Accept => self.accept_pending(),
             Down::Peer { worker } => {
                 if let Some(inbox) = fd {
-                    self.peers.insert(WorkerId(worker), inbox);
+                    self.neighbours.add(WorkerId(worker), inbox);
                 }
             }
         }
@@ -363,9 +362,9 @@ impl Worker {
     fn take_completions(&mut self) {
         let mut done = std::mem::take(&mut self.done);
         self.context.completions.swap(&mut done);
-        for Done { key, outcome } in done.drain(..) {
-            match (key, outcome) {
-                (Some(key), outcome) => self.complete(key, outcome),
+        for Done { client, outcome } in done.drain(..) {
+            match (client, outcome) {
+                (Some(client), outcome) => self.complete(client, outcome),
                 (None, Outcome::Listed(site, devids)) => self.tell_devices(site, devids),
                 (None, _) => {}
             }
@@ -462,7 +461,7 @@ impl Worker {
     /// deregistered by hand, for another process may hold it next.
     pub(crate) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
-        let conn = self.conns.try_remove(key)?;
+        let conn = self.conns.remove(key)?;
         if matches!(conn.state, State::Watching) {
             self.stop_watching(key);
         }

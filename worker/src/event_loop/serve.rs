@@ -1,13 +1,10 @@
 //! HTTP requests in the loop: what is answered at once, what the page cache can serve, what a disk
 //! thread must do and where. See DESIGN.md, "Where a request runs".
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use crate::clients::conn::{Discard, Left, Sending, Then};
-use crate::clients::inbox;
 use crate::clock::HttpDate;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
@@ -20,7 +17,6 @@ use crate::disk::path::DevPath;
 use crate::disk::work::{Released, Task, Work};
 use crate::disk::{errands, harmless};
 use crate::event_loop::Worker;
-use crate::event_loop::tick::HEARTBEAT_MS;
 use crate::http::answer::{self, Status};
 use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
@@ -29,7 +25,7 @@ use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
 use crate::http::status_of;
-use crate::scoreboard::{DeviceState, Usage, WorkerSlot, WorkerState};
+use crate::scoreboard::{DeviceState, Usage, WorkerState};
 use crate::spec::{DeviceKey, SiteId, WorkerId};
 use crate::sys::doors::Door;
 
@@ -72,7 +68,7 @@ impl Worker {
         }
         let service = self.conns[key].service;
         if let Some(refused) = refuse::refusal(request, service) {
-            return self.refuse(request, refused, input.is_empty());
+            return self.refuse(key, request, refused, input.is_empty());
         }
         if request.method == Method::Put {
             return self.serve_put(key, request, input);
@@ -95,7 +91,7 @@ impl Worker {
 
     /// A request without a body, or whose body is out of the way.
     pub(crate) fn serve_bodiless(&mut self, key: usize, request: &Request, last: bool) -> Served {
-        let keep = self.may_keep(request.keep_alive, last);
+        let keep = self.may_keep(key, request.keep_alive, last);
         let Target::Path(path) = request.target else {
             answer::file(&mut self.out, self.clock.date(), &HttpDate::EPOCH, 0, keep);
             return Served::Answered(keep);
@@ -141,17 +137,23 @@ impl Worker {
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => {
                 let refused = Refused { status: Status::ServiceUnavailable503, close: false };
-                self.refuse(request, refused, input.is_empty())
+                self.refuse(key, request, refused, input.is_empty())
             }
         }
     }
 
     /// Answers a refused request, after its body has been thrown away if that can be done.
-    pub(crate) fn refuse(&mut self, request: &Request, refused: Refused, last: bool) -> Served {
+    pub(crate) fn refuse(
+        &mut self,
+        key: usize,
+        request: &Request,
+        refused: Refused,
+        last: bool,
+    ) -> Served {
         let keep = request.keep_alive && !refused.close;
         match refuse::unwanted(request, request.method == Method::Put) {
             Unwanted::Nothing => {
-                let keep = self.may_keep(keep, last);
+                let keep = self.may_keep(key, keep, last);
                 self.answer(refused.status, keep)
             }
             unwanted if keep && unwanted != Unwanted::Close => {
@@ -174,8 +176,8 @@ impl Worker {
     }
 
     /// Not while draining, unless more was asked already.
-    pub(crate) fn may_keep(&self, keep: bool, last: bool) -> bool {
-        keep && !(last && self.context.host.draining.load(Relaxed))
+    pub(crate) fn may_keep(&self, key: usize, keep: bool, last: bool) -> bool {
+        keep && (!last || self.context.host.may_keep(self.conns[key].fd()))
     }
 
     /// Does an operation where its device's disk threads are.
@@ -196,21 +198,17 @@ impl Worker {
             || self.context.host.draining.load(Relaxed)
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
-            || !self.peers.contains_key(&owner);
+            || !self.neighbours.knows(owner);
         match here {
             true => Placed::Here,
-            false if self.is_stuck(self.board.worker(owner), self.settings.stall_timeout) => {
-                Placed::Nowhere
+            false => {
+                let (limit, now) = (self.settings.stall_timeout, self.clock.monotonic());
+                match self.neighbours.is_stuck(owner, limit, now) {
+                    true => Placed::Nowhere,
+                    false => Placed::At(owner),
+                }
             }
-            false => Placed::At(owner),
         }
-    }
-
-    /// True when a worker serves, as far as is known, but its loop has not gone round for long:
-    /// stopped, or worse.
-    pub(crate) fn is_stuck(&self, slot: &WorkerSlot, limit: Duration) -> bool {
-        let age = self.clock.monotonic().saturating_sub(slot.heartbeat.load(Relaxed));
-        slot.state() == WorkerState::Running && age > limit.as_millis() as u64 + HEARTBEAT_MS
     }
 
     /// The owner, where a body must be moved before it is thrown away.
@@ -484,11 +482,7 @@ impl Worker {
             return; // The request itself goes to a disk thread, which opens it.
         }
         self.wanted.insert(key, self.clock.now());
-        if let Some(inbox) = self.peers.get(&owner)
-            && let Err(e) = inbox::ask_for_dir(inbox.as_fd(), key, self.id)
-        {
-            log::debug!("{key}: cannot ask for its directory: {e}");
-        }
+        self.neighbours.ask_for_dir(owner, key);
     }
 }
 

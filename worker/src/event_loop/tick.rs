@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
 use crate::disk::shortage;
 use crate::event_loop::Worker;
@@ -15,10 +16,10 @@ const LARGE_OUTPUT: usize = 512 * 1024;
 const TICK_MS: u64 = 250;
 /// A drain looks this often whether it is over.
 const DRAIN_TICK_MS: u64 = 20;
-/// A loop without work still shows that it is alive.
-pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
+/// The same when the worker goes: a connection whose answer is sent does not hold it up.
+const LAST_LINGER: Duration = Duration::from_millis(500);
 /// Disks are read this long before the groups go out.
 const READ_AHEAD_MS: u64 = 50;
 const INTERVAL_VARIABLE: &str = "MOG_DISK_USAGE_INTERVAL";
@@ -96,11 +97,12 @@ impl Worker {
 
     fn expire(&mut self) {
         let settings = &self.settings;
+        let linger = if self.drain.is_some() { LAST_LINGER } else { LINGER };
         let limits = [
             (Wait::Idle, settings.idle_timeout),
             (Wait::Head, settings.header_timeout),
             (Wait::Body, settings.body_timeout),
-            (Wait::Linger, LINGER),
+            (Wait::Linger, linger),
         ];
         for (wait, limit) in limits {
             let limit = limit.as_millis() as u64;

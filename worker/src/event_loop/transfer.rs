@@ -2,7 +2,6 @@
 //! takes none.
 
 use crate::clients::conn::{Ending, State};
-use crate::clients::inbox;
 use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
@@ -13,31 +12,23 @@ use crate::http::refuse::Refused;
 use crate::sidechannel::line::{self, Command, Line};
 use crate::spec::{Service, WorkerId};
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
     /// Sends the connection, with its unread input, to the worker that owns its next device.
     pub(crate) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
         let conn = &self.conns[key];
-        let Some(inbox) = self.peers.get(&owner) else {
+        if !self.neighbours.knows(owner) {
             self.conns[key].state = State::idle();
             return true; // Retired since it was chosen: served here.
-        };
+        }
         self.unwatch(conn);
-        let target = self.board.worker(owner);
-        target.inbox_pending.fetch_add(1, Relaxed);
-        match inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, &conn.input)
-        {
+        match self.neighbours.send(owner, &conn.as_passenger(&conn.input)) {
             Ok(()) => {
-                self.slot.handed_over.fetch_add(1, Relaxed);
                 self.close(key);
                 false
             }
-            Err(e) => {
-                target.inbox_pending.fetch_sub(1, Relaxed);
-                self.keep_unmoved(key, owner, &e)
-            }
+            Err(e) => self.keep_unmoved(key, owner, &e),
         }
     }
 
@@ -58,7 +49,7 @@ impl Worker {
             return self.answer_unmoved(key);
         }
         log::debug!("worker {owner} has gone: {why}");
-        self.peers.remove(&owner);
+        self.neighbours.remove(owner);
         self.conns[key].state = State::idle();
         true
     }
@@ -76,7 +67,7 @@ impl Worker {
                 self.conns[key].input = input;
                 self.slot.requests.fetch_add(1, Relaxed);
                 let status = answer::Status::ServiceUnavailable503;
-                match self.refuse(&request, Refused { status, close: false }, last) {
+                match self.refuse(key, &request, Refused { status, close: false }, last) {
                     Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
                     Served::Discard(discard) => {
                         self.conns[key].state = State::Discarding(discard);

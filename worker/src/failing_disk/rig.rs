@@ -29,6 +29,7 @@ use crate::event_loop::FIRST_CONN;
 use crate::http::delete::Delete;
 use crate::http::head::{HeadScan, Method, Parsed, Request, Target, parse};
 use crate::http::put::Put;
+use crate::ids::ConnId;
 use crate::scoreboard::Scoreboard;
 use crate::spec::{DeviceKey, Fsync, SiteId, WorkerId};
 use crate::sys::disk::faults::{self, Fault};
@@ -144,8 +145,10 @@ impl Rig {
         loop {
             let loan = Arc::new(Loan::new(KEY, Style::Http(false), op.stage(), 0, false));
             let (peer, socket) = (([127, 0, 0, 1], 1).into(), Arc::clone(&socket));
-            let (key, token, more_input) = (0, FIRST_CONN, false);
-            let lent = Borrowed { key, token, socket: Arc::clone(&socket), peer, more_input, loan };
+            let (token, more_input) = (FIRST_CONN, false);
+            let client = ConnId { place: 0, number: 1 };
+            let lent =
+                Borrowed { client, token, socket: Arc::clone(&socket), peer, more_input, loan };
             let (device, context) = (Arc::clone(&device), Arc::clone(&self.context));
             let mut work = Some(Work::for_connection(lent, device, context, op));
             while let Some(now) = work.take() {

@@ -167,6 +167,8 @@ impl Operation for Put {
             Err(Stop::Enough) => Turned::Again(self),
             Err(Stop::Vanished(why)) => {
                 self.log_vanished(turn.socket, turn.peer, &why);
+                turn.progress.rest();
+                log::logger().flush(); // Who sees the close finds the lines; the wait is short.
                 Turned::Over(Outcome::Broken)
             }
             Err(Stop::Bad(status)) => Turned::Over(self.fail(turn, status)),

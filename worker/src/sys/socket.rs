@@ -38,6 +38,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
     }
 }
 
+/// True when bytes of the peer are there and have not been read.
+pub fn has_input(socket: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|n| n > 0)
+}
+
 /// Receives what is there now. 0: the peer has shut down its writing side.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {

@@ -68,6 +68,8 @@ mod isolation;
 mod kill_storm;
 /// Large files, slow clients, disk space.
 mod large_transfers;
+/// 7: connections that have had their last answer, in a quit.
+mod lingering;
 /// What workers and connections cost.
 mod memory;
 /// 3.1 and 4: what a device is mounted from.
@@ -126,5 +128,7 @@ mod upgrade_strangers;
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// Who asked for a quit, and what ended it.
+mod who_asked;
 /// What an operator reads when something is wrong.
 mod words;

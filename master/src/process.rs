@@ -104,7 +104,7 @@ pub(crate) fn judge(pid: Pid, noted: Option<SystemTime>) -> Result<(), Stranger>
     if has_ended(pid) {
         return Err(Stranger::Gone);
     }
-    let name = executable(pid);
+    let name = name(pid);
     if !NODES.iter().any(|node| name.starts_with(node)) && !is_this_program(pid) {
         return Err(Stranger::Program(name));
     }
@@ -159,8 +159,9 @@ fn is_thread(pid: Pid) -> bool {
     group.is_some_and(|group: i32| group != pid.as_raw())
 }
 
-/// The name of the executable, or what it calls itself where that may not be seen.
-fn executable(pid: Pid) -> String {
+/// The name of its executable, or what it calls itself where that may not be seen; empty for one
+/// that has gone.
+pub(crate) fn name(pid: Pid) -> String {
     let path = fs::read_link(format!("/proc/{pid}/exe")).ok();
     let name = path.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
     name.map_or_else(

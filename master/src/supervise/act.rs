@@ -166,12 +166,13 @@ impl Supervisor {
     /// From here on new connections are refused: the workers close their copies as they are
     /// told to drain.
     fn node_draining(&mut self, now: Instant) {
-        log::info!("draining");
+        let by = self.asked_by.take().unwrap_or_else(|| "after a failure".to_owned());
+        log::info!("draining: {by}");
         title::shutting_down();
         self.board.set_draining();
         self.plan.listeners.clear();
         self.renewal = None;
-        self.events.tell(&Told::Draining);
+        self.events.tell(&Told::Draining { by: &by });
         self.dismiss_successor("its predecessor was told to quit", now);
         self.announce_successor();
         // In an upgrade the service goes on without this process.

@@ -85,10 +85,11 @@ impl Supervisor {
                     log::warn!("worker {id} (PID {pid}) stays stopped");
                     actions.push(Action::Kill(id));
                 }
-                Some(_) => drop(kill(Pid::from_raw(pid), Signal::SIGCONT)),
-                None => {
-                    log::warn!("worker {id} (PID {pid}) is stopped and is to drain: SIGCONT");
-                    self.roused.insert(pid, now);
+                known => {
+                    if known.is_none() {
+                        log::warn!("worker {id} (PID {pid}) is stopped and is to drain: SIGCONT");
+                        self.roused.insert(pid, now);
+                    }
                     // Not reaped, so the number is its own.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
                 }

@@ -132,6 +132,8 @@ pub struct Supervisor {
     failure: Option<MasterError>,
     /// Told to quit while the successor starts.
     early_quit: Option<EarlyQuit>,
+    /// Who asked for the quit.
+    asked_by: Option<String>,
     /// All is done, with this exit status.
     leaving: Option<i32>,
     began: Instant,
@@ -196,6 +198,7 @@ impl Supervisor {
             watchdog: Watchdog::new(now),
             failure: None,
             early_quit: None,
+            asked_by: None,
             leaving: None,
             began: now,
             next_look: now,
@@ -413,7 +416,7 @@ impl Supervisor {
         match message {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
-            Up::Shutdown => self.quit(Event::Quit, now),
+            Up::Shutdown { peer } => self.quit(Event::Quit, format!("shutdown from {peer}"), now),
             Up::Devices { site, devids } => {
                 self.plan.devices.hear(SiteId(site), devids);
                 self.next_look = now;

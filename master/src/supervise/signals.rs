@@ -7,10 +7,13 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use rmogstored_worker::control::Down;
+use rmogstored_worker::sys::signal::Received;
 
 use super::policy::{Action, Event, Phase};
 use super::{Step, Supervisor};
+use crate::process;
 use crate::report::events::Event as Told;
 
 /// How long a quit waits for a successor that has said that it is starting ...
@@ -28,17 +31,19 @@ pub(super) struct EarlyQuit {
 impl Supervisor {
     pub(super) fn take_signals(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        while let Some(signal) = self.signals.next() {
-            actions.extend(self.obey(signal, now));
+        while let Some(received) = self.signals.receive() {
+            actions.extend(self.obey(received, now));
         }
         actions
     }
 
-    fn obey(&mut self, signal: Signal, now: Instant) -> Vec<Action> {
-        match signal {
+    fn obey(&mut self, received: Received, now: Instant) -> Vec<Action> {
+        match received.signal {
             Signal::SIGCHLD => return self.reap(now),
-            Signal::SIGQUIT => return self.quit(Event::Quit, now),
-            Signal::SIGTERM | Signal::SIGINT => return self.quit(Event::Terminate, now),
+            Signal::SIGQUIT => return self.quit(Event::Quit, told_by(received), now),
+            Signal::SIGTERM | Signal::SIGINT => {
+                return self.quit(Event::Terminate, told_by(received), now);
+            }
             Signal::SIGUSR1 => {
                 (self.kit.reopen_logs)();
                 self.links.send_all(&Down::ReopenLogs);
@@ -63,12 +68,13 @@ impl Supervisor {
     }
 
     /// A quit, at once or when the successor is ready. A second termination waits for nobody.
-    pub(super) fn quit(&mut self, event: Event, now: Instant) -> Vec<Action> {
+    pub(super) fn quit(&mut self, event: Event, by: String, now: Instant) -> Vec<Action> {
+        self.asked_by.get_or_insert_with(|| by.clone());
         let Some(early) = &mut self.early_quit else {
             if !self.is_successor_undecided(now) {
                 return self.policy.handle(event, now);
             }
-            log::info!("told to quit: this waits until the successor serves or has failed");
+            log::info!("told to quit, {by}: this waits until the successor serves or has failed");
             self.early_quit = Some(EarlyQuit { event, since: now });
             return Vec::new();
         };
@@ -114,6 +120,19 @@ impl Supervisor {
         match self.leaving {
             Some(status) if !self.is_ending_successor() => Step::Leave(status),
             _ => Step::Wait,
+        }
+    }
+}
+
+/// Whose signal it is, for the log: a node that went has the answer there.
+fn told_by(received: Received) -> String {
+    let signal = received.signal;
+    match received.sender {
+        None => format!("{signal} from the terminal or the kernel"),
+        Some((0, user)) => format!("{signal} from outside of this PID namespace, user {user}"),
+        Some((pid, user)) => {
+            let name = process::name(Pid::from_raw(pid.cast_signed()));
+            format!("{signal} from PID {pid} ({name}), user {user}")
         }
     }
 }

@@ -129,7 +129,8 @@ impl Worker {
             limit => limit,
         };
         if limit > 0 && self.clock.now().saturating_sub(drain.began) >= limit {
-            log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
+            let why = if drain.orphan { "the master is gone" } else { "drain_timeout" };
+            log::warn!("{why}: {} connections are cut off", self.conns.len());
             return self.say_farewell();
         }
         if self.only_dead_disks_are_left() {

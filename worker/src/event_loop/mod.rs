@@ -27,6 +27,7 @@ mod requests;
 mod serve;
 mod tick;
 mod transfer;
+mod unsaid;
 
 pub use tick::odd_usage_interval;
 
@@ -67,6 +68,7 @@ use crate::event_loop::drain::Drain;
 use crate::event_loop::give_way::GiveWay;
 use crate::event_loop::measure::Clerk;
 use crate::event_loop::tick::usage_interval;
+use crate::event_loop::unsaid::Unsaid;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::fsck::FsckQueue;
 use crate::spec::{DeviceKey, Service, Settings, Site, SiteId, WorkerId, WorkerSpec};
@@ -145,6 +147,7 @@ pub(crate) struct Worker {
     /// Connections that go on after the others have had their turn.
     pub(crate) again: Vec<usize>,
     pub(crate) control: Channel,
+    pub(crate) unsaid: Unsaid,
     poll: Poll,
     inbox: OwnedFd,
     signals: Signals,
@@ -235,6 +238,7 @@ impl Worker {
             scratch: vec![0; READ_BUFFER],
             again: Vec::new(),
             control: spec.control,
+            unsaid: Unsaid::default(),
             poll,
             inbox: spec.inbox,
             signals,
@@ -336,10 +340,7 @@ impl Worker {
     fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
         match message {
             Down::Drain => self.begin_drain(),
-            Down::AioThreads { threads } => {
-                self.settings.aio_threads = threads;
-                self.pools.values().for_each(|pool| pool.set_limit(threads));
-            }
+            Down::AioThreads { threads } => self.set_threads(threads),
             Down::ReopenLogs => {}
             Down::Accept => self.accept_pending(),
             Down::Peer { worker } => {

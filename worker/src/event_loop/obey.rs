@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::control::Up;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
@@ -44,12 +43,12 @@ impl Worker {
             Command::BadPath => self.say("ERROR: uri invalid (contains ..)"),
             Command::Watch => Heard::Watch,
             Command::Shutdown => {
-                self.tell_master(&Up::Shutdown);
+                self.ask_for_shutdown(key);
                 Heard::End
             }
             Command::AioThreads(threads) => {
                 if let Some(threads) = threads {
-                    self.tell_master(&Up::AioThreads { threads });
+                    self.ask_for_threads(threads);
                 }
                 self.say("")
             }
@@ -62,12 +61,6 @@ impl Worker {
         self.out.extend_from_slice(line.as_bytes());
         self.out.extend_from_slice(b"\r\n");
         Heard::Answered
-    }
-
-    fn tell_master(&self, message: &Up) {
-        if let Err(e) = self.control.send(message, None) {
-            log::error!("control channel: {e}");
-        }
     }
 
     fn size(&mut self, key: usize, path: DevPath) -> Heard {

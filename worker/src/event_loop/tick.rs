@@ -34,6 +34,7 @@ impl Worker {
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
+        self.say_unsaid();
         self.watch_devices();
         self.resume_listeners();
         self.even_out();
@@ -75,7 +76,7 @@ impl Worker {
         }
     }
 
-    fn tick_in(&mut self, millis: u64) {
+    pub(crate) fn tick_in(&mut self, millis: u64) {
         self.next_tick = self.next_tick.min(self.clock.now() + millis.min(1000));
     }
 

@@ -124,6 +124,8 @@ mod upgrade_namespace;
 mod upgrade_quit;
 /// Whom the command `upgrade` signals.
 mod upgrade_strangers;
+/// What a successor says that fails.
+mod upgrade_words;
 /// 4: usage files, mounts that come and go.
 mod usage;
 /// 3.1: the stream of disk load.

@@ -12,8 +12,10 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
+//! | `said` | what a successor says through its pipe |
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
+//! | `words` | what a successor says on its standard error |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
@@ -26,10 +28,12 @@ pub mod plan;
 pub mod policy;
 mod reload;
 mod requests;
+mod said;
 mod signals;
 pub mod spawn;
 mod status;
 mod upgrade;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -2,7 +2,7 @@
 //! each, with the descriptor riding along: unix(7), SCM_RIGHTS over SOCK_SEQPACKET.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::disk::device_dir::Traits;
 use crate::disk::disk_fd::DiskFd;
@@ -48,6 +48,49 @@ pub enum Parcel {
 const CONNECTION: u8 = b'c';
 const WANT_DIR: u8 = b'w';
 const DIR: u8 = b'd';
+
+/// The receiving end of a worker's own inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    /// Something may be in it.
+    waits: bool,
+}
+
+impl Inbox {
+    /// The inbox behind a descriptor, which outlives the worker: something may be in it already.
+    pub fn new(fd: OwnedFd) -> Inbox {
+        // Zeroed by the kernel page by page: what no parcel needs takes no memory.
+        Inbox { fd, buffer: vec![0; MOST_INPUT + 64], waits: false }
+    }
+
+    /// Something has come, or may have.
+    pub fn note_arrival(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether something may be in it.
+    pub fn may_have_more(&self) -> bool {
+        self.waits
+    }
+
+    /// Takes the next parcel; `None`: there is none now. Errors as [`receive`].
+    pub fn take_next(&mut self) -> Option<io::Result<Parcel>> {
+        if !self.waits {
+            return None;
+        }
+        let next = receive(self.fd.as_fd(), &mut self.buffer).transpose();
+        self.waits = next.is_some();
+        next
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// Sends a connection. `WouldBlock`: the inbox is full.
 pub fn send_connection(

@@ -9,6 +9,7 @@
 //! | [`neighbours`] | the other workers: what is sent to them, what they have |
 //! | [`table`] | all of them, and their names |
 //! | [`timers`] | deadlines of connections |
+//! | [`watchers`] | who watches the load, and when they are told |
 
 pub mod balance;
 pub mod conn;
@@ -17,3 +18,4 @@ pub mod listeners;
 pub mod neighbours;
 pub mod table;
 pub mod timers;
+pub mod watchers;

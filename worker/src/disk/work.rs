@@ -2,11 +2,15 @@
 //! the way back; and what no connection waits for.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use mio::{Registry, Token, Waker};
 
 use crate::disk::completions::{Completions, Done, Socket};
 use crate::disk::device::Device;
@@ -18,8 +22,10 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
-use crate::ids::ConnId;
-use crate::sys::priority;
+use crate::ids::{ConnId, WorkerId};
+use crate::scoreboard::Scoreboard;
+use crate::spec::Fsync;
+use crate::sys::{priority, socket};
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -76,6 +82,27 @@ pub struct Context {
     pub completions: Completions,
     /// Changes of docroots' names, if this worker has docroots.
     pub docroots: OnceLock<DocrootWatch>,
+}
+
+impl Context {
+    /// Of a worker whose loop waits in this epoll set, and is woken by this token of it.
+    pub fn new(
+        board: Scoreboard,
+        worker: WorkerId,
+        fsync: Fsync,
+        registry: &Registry,
+        waker: Token,
+    ) -> io::Result<Context> {
+        let host = Host {
+            board,
+            slot: board.worker(worker),
+            draining: AtomicBool::new(false),
+            fsync,
+            epoll: socket::duplicate(registry)?,
+        };
+        let completions = Completions::new(Waker::new(registry, waker)?);
+        Ok(Context { host, completions, docroots: OnceLock::new() })
+    }
 }
 
 /// A task with all it needs, as it waits in a device's queue.

@@ -23,7 +23,7 @@ const BACKLOG: usize = 1024;
 impl Worker {
     /// Stops accepting for good. A connection whose wake-up went to this worker would wake nobody
     /// else: what is pending now is taken first, after which no wake-up comes here any more.
-    pub(crate) fn close_listeners(&mut self) {
+    pub(super) fn close_listeners(&mut self) {
         self.listeners.pause(&self.poll);
         for index in 0..self.listeners.count() {
             let mut left = BACKLOG;
@@ -35,7 +35,7 @@ impl Worker {
     }
 
     /// Tries to accept again after a pause. Called at each tick and when a connection has gone.
-    pub(crate) fn resume_listeners(&mut self) {
+    pub(super) fn resume_listeners(&mut self) {
         if !self.listeners.is_paused() || self.listeners.count() == 0 {
             return;
         }
@@ -48,7 +48,7 @@ impl Worker {
 
     /// Takes one connection: if more are waiting, the next wait returns at once. True when there
     /// was one.
-    pub(crate) fn accept(&mut self, index: usize) -> bool {
+    pub(super) fn accept(&mut self, index: usize) -> bool {
         if self.is_full() && !self.make_room() && !self.another_has_room() {
             self.listeners.pause(&self.poll);
             return false;
@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Takes all that is pending and that there is room for.
-    pub(crate) fn accept_pending(&mut self) {
+    pub(super) fn accept_pending(&mut self) {
         for index in 0..self.listeners.count() {
             let mut left = BACKLOG;
             while left > 0 && !self.listeners.is_paused() && self.accept(index) {
@@ -114,7 +114,7 @@ impl Worker {
     }
 
     /// Closes the connections that have been idle longest. False: none has been for long enough.
-    pub(crate) fn make_room(&mut self) -> bool {
+    pub(super) fn make_room(&mut self) -> bool {
         let mut closed = 0;
         while closed < MAKE_ROOM {
             let oldest = [Wait::Idle, Wait::Head].map(|wait| self.timers.oldest(wait));
@@ -147,9 +147,9 @@ impl Worker {
     /// Gives idle connections away when there are clearly too many here, or so few that they are
     /// better off elsewhere. Those that have needed its disk threads since the last tick would
     /// only come back.
-    pub(crate) fn even_out(&mut self) {
-        let rooted = std::mem::take(&mut self.rooted);
-        if self.drain.is_some() || self.conns.is_empty() || self.neighbours.is_empty() {
+    pub(super) fn even_out(&mut self) {
+        let rooted = self.loans.take_rooted();
+        if self.drain.is_on() || self.conns.is_empty() || self.neighbours.is_empty() {
             return;
         }
         let Some(Surplus { heir, count }) = self.surplus().or_else(|| self.strays()) else {

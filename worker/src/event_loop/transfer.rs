@@ -2,7 +2,6 @@
 //! takes none.
 
 use crate::clients::conn::{Ending, State};
-use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
@@ -16,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
     /// Sends the connection, with its unread input, to the worker that owns its next device.
-    pub(crate) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
+    pub(super) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
         let conn = &self.conns[key];
         if !self.neighbours.knows(owner) {
             self.conns[key].state = State::idle();
@@ -33,7 +32,7 @@ impl Worker {
     }
 
     /// The owner takes no connection. True: it is served here instead.
-    pub(crate) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
+    pub(super) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
         if let Err(e) = self.watch_conn(key) {
             log::error!("cannot watch a connection: {e}");
             self.close(key);
@@ -55,7 +54,7 @@ impl Worker {
     }
 
     /// The owner's inbox is full: the request at the front of the input is answered 503.
-    pub(crate) fn answer_unmoved(&mut self, key: usize) -> bool {
+    pub(super) fn answer_unmoved(&mut self, key: usize) -> bool {
         if self.conns[key].service == Service::Mgmt {
             return self.answer_unmoved_line(key);
         }
@@ -81,12 +80,12 @@ impl Worker {
         self.act(key, next)
     }
 
-    pub(crate) fn answer_unmoved_line(&mut self, key: usize) -> bool {
+    pub(super) fn answer_unmoved_line(&mut self, key: usize) -> bool {
         let mut input = std::mem::take(&mut self.conns[key].input);
         let next = match line::split(&input) {
             Line::Whole(line, len) => {
                 if let Command::Size(path) | Command::Digest { path, .. } = line::parse(line) {
-                    let device = Device::key_of(self.conns[key].site, &path);
+                    let device = path.key(self.conns[key].site);
                     self.say_stalled(device);
                 }
                 input.drain(..len);

@@ -11,7 +11,7 @@ const AGAIN_MS: u64 = 20;
 
 /// What is still to be said, and what has been.
 #[derive(Debug, Default)]
-pub(crate) struct Unsaid {
+pub(super) struct Unsaid {
     /// By whom it was asked for.
     shutdown: Option<String>,
     threads: Option<usize>,
@@ -21,13 +21,13 @@ pub(crate) struct Unsaid {
 
 impl Worker {
     /// `shutdown`.
-    pub(crate) fn ask_for_shutdown(&mut self, key: usize) {
+    pub(super) fn ask_for_shutdown(&mut self, key: usize) {
         self.unsaid.shutdown = Some(self.conns[key].peer().to_string());
         self.say_unsaid();
     }
 
     /// `server aio_threads = N`.
-    pub(crate) fn ask_for_threads(&mut self, threads: usize) {
+    pub(super) fn ask_for_threads(&mut self, threads: usize) {
         let now = self.unsaid.threads.or(self.unsaid.asked).unwrap_or(self.settings.aio_threads);
         if threads != now {
             self.unsaid.threads = Some(threads);
@@ -36,14 +36,14 @@ impl Worker {
     }
 
     /// The master has said what holds.
-    pub(crate) fn set_threads(&mut self, threads: usize) {
+    pub(super) fn set_threads(&mut self, threads: usize) {
         self.unsaid.asked = None;
         self.settings.aio_threads = threads;
-        self.pools.values().for_each(|pool| pool.set_limit(threads));
+        self.devices.set_threads(threads);
     }
 
     /// Tries what the channel had no room for.
-    pub(crate) fn say_unsaid(&mut self) {
+    pub(super) fn say_unsaid(&mut self) {
         if let Some(peer) = self.unsaid.shutdown.take()
             && !self.was_said(&Up::Shutdown { peer: peer.clone() })
         {

@@ -23,7 +23,7 @@ fn quits_soon(mut node: Node, what: &str) {
     node.signal(Signal::SIGQUIT);
     assert_eq!(node.wait_for_exit().code(), Some(0));
     let took = begun.elapsed();
-    assert!(took < Duration::from_millis(2500), "{what}: {took:?}");
+    assert!(took < Duration::from_secs(4), "{what}: {took:?}");
 }
 
 fn answered(node: &Node, request: &str, status: u16) -> Client {

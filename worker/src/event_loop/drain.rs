@@ -37,6 +37,11 @@ impl Drain {
         self.began.is_some()
     }
 
+    /// Whether it began so long ago that nothing can have been on its way before.
+    pub(super) fn has_lasted(&self, now: u64) -> bool {
+        self.began.is_some_and(|began| now.saturating_sub(began) >= RECENT_MS)
+    }
+
     /// Begins, unless it has begun. True: just now.
     fn begin(&mut self, now: u64) -> bool {
         let first = self.began.is_none();

@@ -21,6 +21,10 @@ impl Worker {
         let next = loop {
             let (line, len) = match line::split(&input[bytes..]) {
                 Line::Whole(line, len) => (line, len),
+                // In a drain who goes on and on has been answered enough.
+                Line::Partial if bytes > 0 && self.drain.has_lasted(self.clock.now()) => {
+                    break self.finish_batch(key, Ending::Lingering);
+                }
                 Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
                 Line::TooLong => {
                     // What was answered before goes out, as far as it does, and to nobody else.

@@ -63,7 +63,8 @@ impl Worker {
         let next = match conn.read(&mut scratch) {
             Read::Some(n) => {
                 conn.input.extend_from_slice(&scratch[..n]);
-                Next::Again
+                // As in `read_requests`: one whose pieces never end with a request's end, too.
+                if conn.readable { Next::Later } else { Next::Again }
             }
             Read::Nothing => Next::Read,
             Read::End | Read::Broken => Next::Close,

@@ -1,6 +1,7 @@
 //! A quit in the midst of an upgrade: it finishes what has begun, early, and never leaves nobody.
 
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,19 @@ fn early_quit_leaves_a_script_alone_that_has_the_pid_file() {
         ends(&mut chain);
         assert_eq!(pid_in(&chain.path("pid")), Some(new));
         assert!(!is_gone(new));
+    }
+}
+
+/// Which has neither the pipe nor a status socket: the old master says that it is ready.
+#[test]
+fn the_command_moves_to_another_daemon_by_either_name() {
+    for by in ["status.sock", "pid"] {
+        let mut chain = chain_with("echo $$ > {dir}/pid\nexec sleep 60");
+        let mut command = Command::new(crate::harness::binary());
+        let output = command.arg("upgrade").arg(chain.path(by)).output().unwrap();
+        assert!(output.status.success(), "{by}: {output:?}");
+        ends(&mut chain);
+        assert!(!is_gone(chain.master()));
     }
 }
 

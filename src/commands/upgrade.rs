@@ -117,7 +117,12 @@ impl Watch {
         if i64::from(document.upgrade.failures) > self.mark.0 {
             return Progress::Failed(document.upgrade.last_failure.unwrap_or_default());
         }
-        if document.upgrade.successor.is_some() { Progress::Begun } else { Progress::NotBegun }
+        match document.upgrade.successor {
+            // Another daemon, which has no such socket.
+            Some(pid) if document.upgrade.ready => Progress::Ready(Pid::from_raw(pid)),
+            Some(_) => Progress::Begun,
+            None => Progress::NotBegun,
+        }
     }
 
     /// The successor writes the pid file when it is ready; until then it has its other name.

@@ -183,7 +183,7 @@ impl Worker {
             signals,
             control: spec.control,
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
-            inbox: Inbox::new(spec.inbox),
+            inbox: Inbox::new(spec.inbox, descriptors),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
             balance: Balance::new(most),
             conns: Table::default(),
@@ -234,7 +234,7 @@ impl Worker {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = self.turns.has_some() || self.inbox.may_have_more();
+        let busy = self.turns.has_some() || self.inbox.is_ready();
         let ahead = if busy { 0 } else { self.turns.until_tick(self.clock.now()) };
         let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {

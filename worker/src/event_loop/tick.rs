@@ -39,6 +39,7 @@ impl Worker {
         self.keep_watch(monotonic);
         self.expire();
         self.watch_devices();
+        self.inbox.note_room(); // Something may have been closed elsewhere.
         self.resume_listeners();
         self.even_out();
         shortage::tell();

@@ -1,27 +1,38 @@
 //! PUT: PROTOCOL.md section 2.4. All of it runs in a disk thread of the device's owner: the thread
 //! reads the body from the socket straight into its buffer and writes it to the file, until the
 //! socket has no more for now.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `body` | the body taken from its peer |
+//! | `checksum` | the MD5 that it must have |
+//! | `write`, `writeback` | the file that it is written to as it comes, and how far ahead of the disk |
+//! | `store` | which file that is, and how it gets its name |
 
 mod body;
+mod checksum;
 mod store;
 mod write;
+mod writeback;
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use body::{BodyReader, Peer};
+use checksum::Checksum;
+use store::Destination;
+use write::FileWriter;
+
 use crate::clock::date_now;
-use crate::disk::commit::Incoming;
-use crate::disk::failed::{Failed, InCall};
+use crate::disk::failed::Failed;
 use crate::disk::loan::{Stage, Style};
-use crate::disk::md5::Md5;
-use crate::disk::open;
 use crate::disk::operation::{Answered, Need, Op, Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
 use crate::http::answer::{self, CONTINUE, Status};
-use crate::http::head::{Body, ContentMd5, ContentRange, Request};
-use crate::http::put::body::Framing;
+use crate::http::head::Request;
 use crate::http::refuse::Refused;
 use crate::http::{log_failed, status_of};
 use crate::ids::DeviceKey;
@@ -44,26 +55,18 @@ pub struct Put {
     path: DevPath,
     /// The request, for what becomes of its body if it is refused.
     pub request: Request,
-    framing: Framing,
-    /// What the loop had read behind the head.
+    /// What the loop had read behind the head, until the body is taken.
     pub initial: Vec<u8>,
-    file: Option<Incoming>,
-    /// Where a Content-Range PUT starts in its file.
-    start: u64,
-    /// A range that must match its MD5 before it is written in place waits in a file of its own.
-    spooled: bool,
-    received: u64,
-    synced: u64,
-    /// Where the disk space that has been reserved ends.
-    reserved: u64,
-    digest: Option<Md5>,
-    leftover: Vec<u8>,
-    has_read: bool,
+    body: BodyReader,
+    checksum: Checksum,
+    /// What takes the body, from the first turn on.
+    file: Option<FileWriter>,
     /// Why nothing of its body was taken.
     pub refused: Option<Refused>,
 }
 
-/// Why a PUT ends before its body does.
+/// Why a PUT ends before its body does, or pauses.
+#[derive(Debug)]
 enum Stop {
     Blocked,
     Enough,
@@ -87,8 +90,8 @@ impl Operation for Put {
 
     fn stage(&self) -> Stage {
         match &self.file {
-            Some(file) if !file.is_new() => Stage::Committing,
-            _ if self.has_read => Stage::Begun,
+            Some(file) if file.is_in_place() => Stage::Committing,
+            _ if self.body.has_read() => Stage::Begun,
             _ => Stage::Fresh,
         }
     }
@@ -115,7 +118,7 @@ impl Operation for Put {
 
     /// Two lines for the operator who looks for a failed upload: PROTOCOL.md section 2.4.
     fn log_vanished(&self, socket: BorrowedFd<'_>, peer: SocketAddr, why: &str) {
-        let (path, bytes) = (self.path.as_str(), self.received);
+        let (path, bytes) = (self.path.as_str(), self.received());
         log::warn!("PUT {path} failed from {peer} after {bytes} bytes: {why}");
         if let Some(ms) = socket::last_data_received(socket) {
             log::warn!("last_data_recv={ms}ms from {peer} for PUT {path}");
@@ -124,7 +127,7 @@ impl Operation for Put {
 
     fn run(mut self: Box<Self>, turn: &Turn<'_>) -> Turned {
         if self.file.is_none() {
-            match self.open(turn) {
+            match Destination::new(turn, &self.path, &self.request).open(&self.checksum) {
                 Ok(file) => self.file = Some(file),
                 Err(e) => return Turned::Over(self.refuse(&e)),
             }
@@ -134,36 +137,24 @@ impl Operation for Put {
             if !self.invite(turn) {
                 return Turned::Over(Outcome::Broken);
             }
+            self.body.begin_with(std::mem::take(&mut self.initial));
         } else {
             turn.progress.pass(); // It goes on with what the peer has sent.
         }
         if self.is_large() {
             turn.mute();
         }
-        let before = self.received;
+        let before = self.received();
         let stopped = THREAD_BUFFER.with_borrow_mut(|buffer| {
             if buffer.is_empty() {
                 *buffer = vec![0; BUFFER]; // Zeroed by the kernel, page by page as it is used.
             }
             self.receive(turn, buffer)
         });
-        turn.count_in(self.received - before);
-        if matches!(stopped, Err(Stop::Blocked | Stop::Enough)) {
-            self.file.as_mut().map(Incoming::rest);
-        }
+        turn.count_in(self.received() - before);
         match stopped {
             Ok(()) => Turned::Over(self.finish(turn)),
-            Err(Stop::Blocked) => Turned::Over(Outcome::Blocked { op: self, need: Need::Read }),
-            Err(Stop::Enough) => Turned::Again(self),
-            Err(Stop::Vanished(why)) => {
-                self.log_vanished(turn.socket, turn.peer, &why);
-                turn.progress.rest();
-                log::logger().flush(); // Who sees the close finds the lines; the wait is short.
-                Turned::Over(Outcome::Broken)
-            }
-            Err(Stop::Bad(status)) => Turned::Over(self.fail(turn, status)),
-            Err(Stop::Disk(e)) => Turned::Over(self.fail_on_disk(turn, &e)),
-            Err(Stop::Lost) => Turned::Over(Outcome::Finished),
+            Err(stop) => self.stop(turn, stop),
         }
     }
 }
@@ -171,32 +162,9 @@ impl Operation for Put {
 impl Put {
     /// A request that is not refused as it stands, with what was read behind its head.
     pub fn new(path: DevPath, request: Request, initial: Vec<u8>) -> Put {
-        let framing = match request.body {
-            Body::Chunked => Framing::Chunked(Box::default()),
-            Body::Length(length) => Framing::Length(length),
-            Body::None => Framing::Length(0),
-        };
-        let start = match request.content_range {
-            ContentRange::Bytes { first, .. } => first,
-            _ => 0,
-        };
-        let wanted = matches!(request.content_md5, ContentMd5::Digest(_));
-        Put {
-            path,
-            request,
-            framing,
-            initial,
-            file: None,
-            start,
-            spooled: false,
-            received: 0,
-            synced: 0,
-            reserved: 0,
-            digest: wanted.then(Md5::new),
-            leftover: Vec::new(),
-            has_read: false,
-            refused: None,
-        }
+        let body = BodyReader::new(request.body);
+        let checksum = Checksum::new(request.content_md5);
+        Put { path, request, initial, body, checksum, file: None, refused: None }
     }
 
     /// A PUT, if an operation is one.
@@ -210,41 +178,16 @@ impl Put {
 
     /// More is to come than a few packets.
     fn is_large(&self) -> bool {
-        match self.framing {
-            Framing::Length(left) => left >= LARGE,
-            Framing::Chunked(_) => true,
-            Framing::Ended => false,
-        }
-    }
-
-    /// A range goes into the file that is there, or into a new one that nobody sees before it is
-    /// whole: if it fails, nothing is left.
-    fn open(&mut self, turn: &Turn<'_>) -> Result<Incoming, Failed> {
-        let (on, device) = (turn.on, turn.device);
-        if self.request.expect_continue {
-            // Before its body is asked for.
-            let dir = device.dir(on).in_call("open")?;
-            open::refuse_folder(on, device, &dir, self.path.relative()).in_call("openat2")?;
-        }
-        self.insist_on_conditions(turn)?;
-        // Where there must be none, there is none to write into.
-        if self.is_range() && !self.request.conditions.create_only() {
-            match Incoming::in_place(on, device, &self.path) {
-                Ok(_) if self.digest.is_some() => self.spooled = true,
-                Err(e) if e.errno() == Some(libc::ENOENT) => {}
-                opened => return opened,
-            }
-        }
-        Incoming::create(on, device, &self.path, &self.flush(turn)?)
-    }
-
-    fn is_range(&self) -> bool {
-        self.request.content_range != ContentRange::Absent
+        self.body.is_endless() || self.body.left().is_some_and(|left| left >= LARGE)
     }
 
     /// What is received can be seen at once under the final name.
     fn is_in_place(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| !file.is_new())
+        self.file.as_ref().is_some_and(FileWriter::is_in_place)
+    }
+
+    fn received(&self) -> u64 {
+        self.file.as_ref().map_or(0, FileWriter::written)
     }
 
     /// Tells a client that waits to send its body; one that has begun does not wait. A socket
@@ -257,44 +200,76 @@ impl Put {
                 && self.enter(turn, Stage::Fresh)
     }
 
-    /// In place nobody knows the outcome from the beginning to the end.
     fn enter(&self, turn: &Turn<'_>, stage: Stage) -> bool {
-        turn.enter(if self.is_in_place() { Stage::Committing } else { stage })
+        Lent { turn, in_place: self.is_in_place() }.enter(stage)
     }
 
     /// Takes the body until it is over (`Ok`) or something stops it. What the peer sends counts
     /// for the turn, whether it is body or framing.
     fn receive(&mut self, turn: &Turn<'_>, buffer: &mut [u8]) -> Result<(), Stop> {
+        let lent = Lent { turn, in_place: self.is_in_place() };
         let mut left = SLICE;
         loop {
-            let (filled, stopped) = self.fill(turn, buffer, &mut left);
+            turn.progress.rest(); // A peer's time is no disk's.
+            let (filled, stopped) = self.body.fill(&lent, buffer, &mut left);
             self.write(turn, &buffer[..filled])?;
             match stopped {
                 Some(stop) => return Err(stop),
-                None if matches!(self.framing, Framing::Ended) => break,
+                None if self.body.is_over() => break,
                 None if left == 0 => return Err(Stop::Enough),
                 None => {}
             }
         }
+        if !self.checksum.add_trailer(self.body.trailer_md5()) {
+            return Err(Stop::Bad(Status::BadRequest400));
+        }
         // Whole: from here on there is an answer again.
-        match self.enter(turn, Stage::Fresh) {
-            true => Ok(()),
-            false => Err(Stop::Lost),
+        if lent.enter(Stage::Fresh) { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    fn write(&mut self, turn: &Turn<'_>, data: &[u8]) -> Result<(), Stop> {
+        let Some(file) = self.file.as_mut().filter(|_| !data.is_empty()) else {
+            return Ok(());
+        };
+        self.checksum.update(data);
+        if turn.is_lost() {
+            return Err(Stop::Lost);
+        }
+        file.write(turn.on, turn.progress, data, self.body.left()).map_err(Stop::Disk)
+    }
+
+    /// Its turn ends, and its body has not.
+    fn stop(mut self: Box<Self>, turn: &Turn<'_>, stop: Stop) -> Turned {
+        if matches!(stop, Stop::Blocked | Stop::Enough) {
+            self.file.as_mut().map(FileWriter::rest);
+        }
+        match stop {
+            Stop::Blocked => Turned::Over(Outcome::Blocked { op: self, need: Need::Read }),
+            Stop::Enough => Turned::Again(self),
+            Stop::Vanished(why) => {
+                self.log_vanished(turn.socket, turn.peer, &why);
+                turn.progress.rest();
+                log::logger().flush(); // Who sees the close finds the lines; the wait is short.
+                Turned::Over(Outcome::Broken)
+            }
+            Stop::Bad(status) => Turned::Over(self.fail(turn, status)),
+            Stop::Disk(e) => Turned::Over(self.fail_on_disk(turn, &e)),
+            Stop::Lost => Turned::Over(Outcome::Finished),
         }
     }
 
     /// The body is whole: checks it and gives it its name.
     fn finish(mut self: Box<Self>, turn: &Turn<'_>) -> Outcome {
         turn.progress.touch();
-        let Some(incoming) = self.file.take() else { return Outcome::Broken };
-        let keep = self.request.keep_alive;
-        let stored = self.conclude(turn, incoming);
-        let status = match stored {
+        let Some(file) = self.file.take() else { return Outcome::Broken };
+        let destination = Destination::new(turn, &self.path, &self.request);
+        let status = match destination.conclude(file, &mut self.checksum) {
             Ok(Some(status)) => status,
             Ok(None) => return Outcome::Finished,
             Err(e) => self.status_on_disk(&e),
         };
         // The body is read: the next request may follow.
+        let keep = self.request.keep_alive;
         self.reply(turn, status, keep && !closes(status))
     }
 
@@ -323,17 +298,45 @@ impl Put {
     }
 
     fn reply(mut self: Box<Self>, turn: &Turn<'_>, status: Status, keep: bool) -> Outcome {
-        let keep = keep && (!self.leftover.is_empty() || turn.may_keep(true));
+        let keep = keep && (self.body.has_leftover() || turn.may_keep(true));
         turn.count_error(status.code());
         let mut head = Vec::with_capacity(200);
         answer::empty(&mut head, status, &date_now(), keep);
-        let leftover = std::mem::take(&mut self.leftover);
+        let leftover = self.body.take_leftover();
         match turn.answer(head, keep) {
             Outcome::Answered(answered) => {
-                Outcome::Answered(Answered { leftover, has_read: self.has_read, ..answered })
+                let has_read = self.body.has_read();
+                Outcome::Answered(Answered { leftover, has_read, ..answered })
             }
             other => other,
         }
+    }
+}
+
+/// The connection, lent for a turn.
+struct Lent<'a> {
+    turn: &'a Turn<'a>,
+    in_place: bool,
+}
+
+impl Lent<'_> {
+    /// In place nobody knows the outcome from the beginning to the end.
+    fn enter(&self, stage: Stage) -> bool {
+        self.turn.enter(if self.in_place { Stage::Committing } else { stage })
+    }
+}
+
+impl Peer for Lent<'_> {
+    fn may_receive(&self, first: bool) -> bool {
+        if first { self.enter(Stage::Begun) } else { !self.turn.is_lost() }
+    }
+
+    fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
+        socket::receive(self.turn.socket, room)
+    }
+
+    fn wait(&self) -> bool {
+        self.turn.wait_for(Need::Read)
     }
 }
 

@@ -1,8 +1,12 @@
-//! What becomes of the content of a PUT that is whole: checked, and given its name.
+//! Where the content of a PUT goes: the file that takes it, and the name that it gets when it is
+//! whole. A range goes into the file that is there; it goes there by way of another file, a spool,
+//! when it must be checked first.
 
 use std::io;
 
-use super::{BUFFER, Put};
+use super::BUFFER;
+use super::checksum::Checksum;
+use super::write::FileWriter;
 use crate::disk::commit::{Incoming, copy_into};
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::flush::Flush;
@@ -10,15 +14,81 @@ use crate::disk::loan::Stage;
 use crate::disk::md5::Md5;
 use crate::disk::open;
 use crate::disk::operation::Turn;
+use crate::disk::path::DevPath;
 use crate::http::answer::Status;
 use crate::http::condition::ConditionFailed;
-use crate::http::head::ContentMd5;
-use crate::sys::file;
+use crate::http::head::{ContentRange, Request};
+use crate::scoreboard::Change;
 
-impl Put {
+/// A path, with what the request says of it.
+#[derive(Clone, Copy)]
+pub(super) struct Destination<'a> {
+    turn: &'a Turn<'a>,
+    path: &'a DevPath,
+    request: &'a Request,
+}
+
+impl<'a> Destination<'a> {
+    /// Where a request's content goes, in this turn.
+    pub(super) fn new(turn: &'a Turn<'a>, path: &'a DevPath, request: &'a Request) -> Self {
+        Destination { turn, path, request }
+    }
+
+    /// Opens the file that takes the content. A range goes into the file that is there, or into a
+    /// new one that nobody sees before it is whole: if it fails, nothing is left.
+    pub(super) fn open(&self, checksum: &Checksum) -> Result<FileWriter, Failed> {
+        let (on, device) = (self.turn.on, self.turn.device);
+        if self.request.expect_continue {
+            // Before its body is asked for.
+            let dir = device.dir(on).in_call("open")?;
+            open::refuse_folder(on, device, &dir, self.path.relative()).in_call("openat2")?;
+        }
+        self.insist_on_conditions()?;
+        let mut is_spool = false;
+        // Where there must be none, there is none to write into.
+        if self.is_range() && !self.request.conditions.create_only() {
+            match Incoming::in_place(on, device, self.path) {
+                Ok(_) if checksum.is_announced() => is_spool = true,
+                Err(e) if e.errno() == Some(libc::ENOENT) => {}
+                opened => return opened.map(|file| FileWriter::new(file, self.start())),
+            }
+        }
+        let file = Incoming::create(on, device, self.path, &self.flush()?)?;
+        Ok(if is_spool { FileWriter::spool(file) } else { FileWriter::new(file, self.start()) })
+    }
+
+    /// Checks what has been received, and gives it its name. `Ok(None)`: the connection is lost,
+    /// and nothing was committed.
+    pub(super) fn conclude(
+        &self,
+        file: FileWriter,
+        checksum: &mut Checksum,
+    ) -> Result<Option<Status>, Failed> {
+        let flush = self.flush()?;
+        if !self.make_ready(&file, checksum, &flush)? {
+            return Ok(Some(Status::BadRequest400));
+        }
+        if !self.turn.enter(Stage::Committing) {
+            return Ok(None);
+        }
+        self.store(file, &flush).map(|()| Some(Status::Created201))
+    }
+
+    fn is_range(&self) -> bool {
+        self.request.content_range != ContentRange::Absent
+    }
+
+    /// Where a range starts in its file.
+    fn start(&self) -> u64 {
+        match self.request.content_range {
+            ContentRange::Bytes { first, .. } => first,
+            _ => 0,
+        }
+    }
+
     /// Before the body is taken, and again before what it replaces goes.
-    pub(super) fn insist_on_conditions(&self, turn: &Turn<'_>) -> Result<(), Failed> {
-        let conditions = &self.request.conditions;
+    fn insist_on_conditions(&self) -> Result<(), Failed> {
+        let (turn, conditions) = (self.turn, &self.request.conditions);
         if conditions.allow_any_change() {
             return Ok(());
         }
@@ -27,93 +97,70 @@ impl Put {
         conditions.insist(modified?).in_call("fstat")
     }
 
-    /// `Ok(None)`: the connection is lost, and nothing was committed.
-    pub(super) fn conclude(
-        &mut self,
-        turn: &Turn<'_>,
-        incoming: Incoming,
-    ) -> Result<Option<Status>, Failed> {
-        let flush = self.flush(turn)?;
-        if !self.make_ready(turn, &incoming, &flush)? {
-            return Ok(Some(Status::BadRequest400));
-        }
-        if !turn.enter(Stage::Committing) {
-            return Ok(None);
-        }
-        self.store(turn, incoming, &flush).map(|()| Some(Status::Created201))
+    fn flush(&self) -> Result<Flush<'a>, Failed> {
+        Ok(self.turn.flush(&*self.turn.device.dir(self.turn.on).in_call("open")?))
     }
 
     /// All that comes before the commit. `Ok(false)`: the content is not what was announced.
     fn make_ready(
-        &mut self,
-        turn: &Turn<'_>,
-        incoming: &Incoming,
+        &self,
+        file: &FileWriter,
+        checksum: &mut Checksum,
         flush: &Flush<'_>,
     ) -> Result<bool, Failed> {
-        if !self.matches_digest(turn, incoming).in_call("pread")? {
+        let turn = self.turn;
+        let incoming = file.incoming();
+        if !checksum.matches(|| digest_of(turn, incoming)).in_call("pread")? {
             return Ok(false);
         }
-        if self.synced > 0 {
-            // Tells of an error of any part whose writeback has ended; the first has long ended.
-            let file = incoming.file().get(turn.on);
-            turn.progress.touch();
-            file::wait_writeback(file, self.offset(), 1).in_call("sync_file_range")?;
-        }
-        if !self.spooled {
+        file.check_writeback(turn.on, turn.progress)?;
+        if !file.is_spool() {
             flush.before(turn.on, incoming.file())?;
         }
         Ok(true)
     }
 
-    pub(super) fn flush<'a>(&self, turn: &'a Turn<'_>) -> Result<Flush<'a>, Failed> {
-        Ok(turn.flush(&*turn.device.dir(turn.on).in_call("open")?))
-    }
-
-    fn matches_digest(&mut self, turn: &Turn<'_>, incoming: &Incoming) -> io::Result<bool> {
-        let ContentMd5::Digest(wanted) = self.request.content_md5 else { return Ok(true) };
-        let found = match self.digest.take() {
-            Some(digest) => digest.finish(),
-            None => digest_of(turn, incoming)?,
-        };
-        Ok(found == wanted)
-    }
-
-    fn store(&self, turn: &Turn<'_>, incoming: Incoming, flush: &Flush<'_>) -> Result<(), Failed> {
-        let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
-        if incoming.is_new() {
-            self.insist_on_conditions(turn)?;
+    fn store(&self, file: FileWriter, flush: &Flush<'_>) -> Result<(), Failed> {
+        let (on, device, path) = (self.turn.on, self.turn.device, self.path);
+        let (is_spool, from) = (file.is_spool(), file.start());
+        let mut source = file.into_incoming();
+        if source.is_new() {
+            self.insist_on_conditions()?;
         }
         let create_only = self.request.conditions.create_only();
-        if !create_only && (!self.is_range() || !incoming.is_new()) {
-            return incoming.commit(on, device, path, flush, change);
+        if !create_only && (!self.is_range() || !source.is_new()) {
+            return source.commit(on, device, path, flush, || self.change());
         }
-        let mut source = incoming;
-        if !self.spooled {
+        if !is_spool {
             match source.commit_new(on, device, path, flush)? {
                 None => return Ok(()),
                 Some(_) if create_only => return Err(ConditionFailed).in_call("linkat"),
                 Some(back) => source = back, // There is a file by now.
             }
         }
-        self.merge(turn, flush, &source)
+        self.merge(&source, from, flush)
     }
 
     /// Writes a range that was received elsewhere into its file, which may be gone by now.
-    fn merge(&self, turn: &Turn<'_>, flush: &Flush<'_>, source: &Incoming) -> Result<(), Failed> {
-        let (on, device, path) = (turn.on, turn.device, &self.path);
-        let change = || turn.slot.map(|slot| slot.change(path.name_hash()));
+    fn merge(&self, source: &Incoming, from: u64, flush: &Flush<'_>) -> Result<(), Failed> {
+        let (turn, path) = (self.turn, self.path);
+        let (on, device) = (turn.on, turn.device);
         let target = match Incoming::in_place(on, device, path) {
             Err(e) if e.errno() == Some(libc::ENOENT) => Incoming::create(on, device, path, flush),
             opened => opened,
         }?;
-        let from = (source.file(), self.offset());
         {
-            let _change = change();
-            copy_into(on, from, (target.file(), self.start), || turn.progress.touch())?;
+            let _change = self.change();
+            let to = (target.file(), self.start());
+            copy_into(on, (source.file(), from), to, || turn.progress.touch())?;
         }
         flush.before(on, target.file())?;
-        target.commit(on, device, path, flush, change)
+        target.commit(on, device, path, flush, || self.change())
+    }
+
+    /// While this is kept, who has the file open knows that it is another one by now.
+    fn change(&self) -> Option<Change> {
+        self.turn.slot.map(|slot| slot.change(self.path.name_hash()))
     }
 }
 

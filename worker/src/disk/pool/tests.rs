@@ -3,7 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-pub(super) struct Step(Box<dyn FnOnce() + Send>);
+struct Step(Box<dyn FnOnce() + Send>);
 
 impl Job for Step {
     fn run(self, _: &OnDisk, _: &Progress) -> Option<Self> {
@@ -140,13 +140,15 @@ fn every_job_is_done_whatever_the_limit_does_meanwhile() {
         done.recv_timeout(Duration::from_secs(10)).unwrap();
     }
     let begun = Instant::now();
-    let at_rest = |state: &State<_>| !state.waking && state.idle.len() == state.threads.len();
-    while !at_rest(&pool.0.lock()) {
+    let threads = loop {
+        if let Some(all) = pool.0.lock().all_at_rest() {
+            break all;
+        }
         assert!(begun.elapsed() < Duration::from_secs(10), "a thread is lost");
         thread::yield_now();
-    }
+    };
     assert_eq!(pool.in_flight(), 0);
-    assert!(pool.0.lock().threads.len() <= 5);
+    assert!(threads <= 5, "{threads}");
 }
 
 #[test]

@@ -7,13 +7,16 @@
 //! for most of a second. The clock's work gives up what does not count soon after: an open file
 //! keeps the blocks of a removed one, and a disk mounted.
 
+mod content;
 mod open_file;
+mod recent;
 
 use std::sync::Arc;
 
 use slab::Slab;
 
-pub use open_file::{Extent, Facts, OpenFile};
+pub use open_file::{Facts, OpenFile};
+use recent::Recent;
 
 use crate::disk::path::DevPath;
 use crate::spec::SiteId;
@@ -26,16 +29,22 @@ const LIFE_MS: u64 = 750;
 const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.
 const MOST: usize = 2048;
-/// Sets of paths asked for lately, so that only a second request makes a file stay.
-const RECENT_SETS: usize = 1024;
+
+/// A part of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// Its first byte.
+    pub offset: u64,
+    /// How many.
+    pub len: u64,
+}
 
 /// The files that are kept.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     entries: Slab<Entry>,
     sets: Vec<[Place; WAYS]>,
-    /// Parts of the hashes of paths asked for lately, the latest first; 0 where there is none.
-    recent: Vec<[u16; WAYS]>,
+    recent: Recent,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +77,7 @@ impl OpenFiles {
     pub(crate) fn new(descriptors: u64) -> OpenFiles {
         let most = (descriptors / 8).min(MOST as u64) as usize;
         let sets = vec![[Place::default(); WAYS]; most / WAYS];
-        OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
+        OpenFiles { entries: Slab::new(), sets, recent: Recent::new() }
     }
 
     /// The file of a path, if it is kept and still counts.
@@ -92,7 +101,7 @@ impl OpenFiles {
         now: u64,
     ) -> Option<Dropped> {
         let hash = path.hash();
-        if self.sets.is_empty() || !self.was_asked_for(hash) {
+        if self.sets.is_empty() || !self.recent.was_asked_for(hash) {
             return None;
         }
         let set = self.set_of(hash);
@@ -132,18 +141,6 @@ impl OpenFiles {
     /// True when none is kept.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
-    }
-
-    /// Notes a request, and tells whether there was one not long ago.
-    fn was_asked_for(&mut self, hash: u64) -> bool {
-        let tag = tag_of(hash);
-        let set = &mut self.recent[hash as usize % RECENT_SETS];
-        let known = set.contains(&tag);
-        if !known {
-            set.rotate_right(1);
-            set[0] = tag;
-        }
-        known
     }
 
     fn find(&self, site: SiteId, path: &DevPath, hash: u64) -> Option<(usize, usize)> {

@@ -6,27 +6,14 @@ use std::sync::OnceLock;
 
 use nix::sys::stat::FileStat;
 
+use super::Extent;
+use super::content::Content;
 use crate::clock::{self, HttpDate};
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::harmless;
 use crate::disk::on_disk::OnDisk;
 use crate::scoreboard::Mark;
 use crate::sys::file::View;
-
-/// Content up to this size is remembered, 16 MiB in all: it is neither looked for in the page cache
-/// nor read from there each time.
-const REMEMBERED: usize = 8 * 1024;
-/// A file that has not changed for so long cannot change again without another time.
-const SETTLED_SECONDS: i64 = 2;
-
-/// A part of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Extent {
-    /// Its first byte.
-    pub offset: u64,
-    /// How many.
-    pub len: u64,
-}
 
 /// What an answer depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +46,7 @@ pub struct OpenFile {
     /// What answers need to know.
     pub facts: Facts,
     last_modified: HttpDate,
-    content: OnceLock<Box<[u8]>>,
+    content: Content,
     /// Its owner's user number.
     pub owner: u32,
     /// [`crate::disk::device_dir::Traits`] has it.
@@ -119,19 +106,14 @@ impl OpenFile {
 
     /// A part of its content, if that is remembered. It counts as long as the file is as it was.
     pub fn remembered(&self, part: Extent) -> Option<&[u8]> {
-        let end = part.offset.checked_add(part.len)?;
-        self.content.get()?.get(part.offset as usize..end as usize)
+        self.content.part(part)
     }
 
-    /// Remembers its whole content, which was just read, if it is small. The times tell of each
-    /// later change when they are older than the coarsest clock of a filesystem.
+    /// Remembers its whole content, which was just read, if it is small and has settled.
     pub fn remember(&self, content: &[u8]) {
-        let now = clock::unix_time().as_secs() as i64;
         let [modified, _, changed, _] = self.times;
-        let is_old = modified.max(changed) + SETTLED_SECONDS < now;
-        if is_old && content.len() <= REMEMBERED && content.len() as u64 == self.facts.size {
-            self.content.get_or_init(|| content.into());
-        }
+        let now = clock::unix_time().as_secs() as i64;
+        self.content.keep(content, self.facts.size, modified.max(changed), now);
     }
 
     /// Reads in the loop what [`OpenFile::is_cached`].

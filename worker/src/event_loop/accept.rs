@@ -102,7 +102,7 @@ impl Worker {
         }
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.conns.len() >= self.settings.maxconns
     }
 

@@ -26,6 +26,7 @@ impl Worker {
         input: Vec<u8>,
     ) {
         let begun = !input.is_empty();
+        self.inbox.note_descriptor(fd.as_raw_fd());
         let key = self.conns.insert(Conn::new(fd, peer, service, site, input));
         if let Err(e) = self.watch_conn(key) {
             log::error!("cannot watch a connection from {peer}: {e}");
@@ -45,6 +46,7 @@ impl Worker {
             let Conn { socket, site, state, .. } = conn;
             drop(socket);
             self.let_go(site, state);
+            self.inbox.note_room();
             self.resume_listeners();
         }
     }

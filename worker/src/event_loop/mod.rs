@@ -189,7 +189,7 @@ impl Worker {
             control: spec.control,
             unsaid: Unsaid::default(),
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
-            inbox: Inbox::new(spec.inbox),
+            inbox: Inbox::new(spec.inbox, descriptors),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
             balance: Balance::new(most),
             conns: Table::default(),
@@ -240,7 +240,7 @@ impl Worker {
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = self.turns.has_some() || self.inbox.may_have_more();
+        let busy = self.turns.has_some() || self.inbox.is_ready();
         let ahead = if busy { 0 } else { self.turns.until_tick(self.clock.now()) };
         let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {

@@ -14,12 +14,19 @@ const PARCELS: usize = 64;
 
 impl Worker {
     pub(super) fn take_parcels(&mut self) {
-        if !self.inbox.may_have_more() {
+        if !self.inbox.is_ready() {
             return;
         }
         for _ in 0..PARCELS {
             match self.inbox.take_next() {
                 Some(Ok(parcel)) => self.open_parcel(parcel),
+                Some(Err(e)) if e.raw_os_error() == Some(libc::EMFILE) => {
+                    // As for a new connection; this one waits where it is.
+                    if !self.give_up_files() && !self.make_room() {
+                        self.listeners.complain(&e, self.clock.now());
+                        self.inbox.wait_for_room();
+                    }
+                }
                 Some(Err(e)) => log::error!("inbox: {e}"),
                 None => {
                     self.slot.inbox_pending.store(0, Relaxed);
@@ -42,6 +49,9 @@ impl Worker {
                 self.slot.inbox_pending.fetch_sub(1, Relaxed);
                 if !self.devices.has_site(site) {
                     return log::error!("inbox: a connection to docroot {}, unknown here", site.0);
+                }
+                if self.is_full() {
+                    self.make_room(); // For it, as far as that is possible: it was accepted.
                 }
                 let peer = socket::peer_address(socket.as_fd());
                 self.adopt(socket, peer, service, site, input);

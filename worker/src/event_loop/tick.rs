@@ -40,6 +40,7 @@ impl Worker {
         self.expire();
         self.say_unsaid();
         self.watch_devices();
+        self.inbox.note_room(); // Something may have been closed elsewhere.
         self.resume_listeners();
         self.even_out();
         shortage::tell();

@@ -16,7 +16,7 @@ const CRATES: [&str; 4] = ["src", "master/src", "worker/src", "contrib/bench/src
 /// know each other.
 const FLOORS: [&[&str]; 5] = [
     &["sys"],
-    &["ids", "clock", "scoreboard", "spec", "control"],
+    &["ids", "clock", "route", "scoreboard", "spec", "control"],
     &["disk"],
     &["clients", "http", "sidechannel"],
     &["event_loop"],

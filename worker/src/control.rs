@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::route::Route;
 use crate::sys;
 
 /// Longest packet on the control channel, in bytes.
@@ -56,6 +57,14 @@ pub enum Down {
     ReopenLogs,
     /// Accept what is pending: a worker has died for which alone the kernel may have meant it.
     Accept,
+    /// A worker of the successor takes connections over; the packet carries its inbox's sending
+    /// end.
+    Heir {
+        /// Which of them.
+        heir: u32,
+        /// Whose connections it takes.
+        routes: Vec<Route>,
+    },
     /// A new worker's inbox; the packet carries its sending end.
     Peer {
         /// Its slot.

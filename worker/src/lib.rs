@@ -10,6 +10,7 @@
 //! | [`disk`] | devices, their threads, and all that may wait for a disk |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
 //! | [`spec`], [`control`] | what a worker is told when it starts; messages between master and worker |
+//! | [`route`] | what is spoken on a connection, where it belongs in a successor |
 //! | [`ids`], [`clock`] | numbers of workers, docroots, devices and connections; the only reader of clocks |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
@@ -22,6 +23,7 @@ mod event_loop;
 mod failing_disk;
 pub mod http;
 pub mod ids;
+pub mod route;
 pub mod scoreboard;
 pub mod sidechannel;
 pub mod spec;

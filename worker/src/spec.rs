@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::control::Channel;
 pub use crate::ids::{DeviceKey, SiteId, WorkerId};
+pub use crate::route::{Route, Service};
 use crate::scoreboard::Scoreboard;
 
 /// One docroot.
@@ -18,17 +19,6 @@ pub struct Site {
     pub usage: bool,
     /// Its devices must be mounts, from the start.
     pub require_mount: bool,
-}
-
-/// What is spoken on a listener.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Service {
-    /// `httplisten`: all of PROTOCOL.md section 2.
-    Http,
-    /// `httpgetlisten`: the read-only port of section 2.6.
-    HttpGet,
-    /// `mgmtlisten`: the sidechannel of section 3.
-    Mgmt,
 }
 
 /// A bound, listening socket shared by all workers.

@@ -181,6 +181,13 @@ impl Conn {
         matches!(self.state, State::Lent(_))
     }
 
+    /// True between two requests, or in the head of one, with all answers sent; and for whoever
+    /// watches.
+    pub fn is_between_requests(&self) -> bool {
+        let between = matches!(self.state, State::Reading(_) | State::Watching);
+        between && self.output.is_empty() && self.closing.is_none()
+    }
+
     /// Who is on the other side.
     pub fn peer(&self) -> SocketAddr {
         self.peer.address()

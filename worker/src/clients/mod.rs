@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`balance`] | how many connections a worker gives away, and to whom |
 //! | [`conn`] | one client |
+//! | [`heirs`] | the successor's workers, in an upgrade |
 //! | [`inbox`] | connections on their way from one worker to another |
 //! | [`listeners`] | the shared listeners as one worker uses them |
 //! | [`neighbours`] | the other workers: what is sent to them, what they have |
@@ -13,6 +14,7 @@
 
 pub mod balance;
 pub mod conn;
+pub mod heirs;
 pub mod inbox;
 pub mod listeners;
 pub mod neighbours;

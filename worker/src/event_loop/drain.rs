@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::clients::conn::State;
+use crate::clients::conn::{Conn, State};
 use crate::control::Up;
 use crate::event_loop::Worker;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
-use crate::sys::title;
+use crate::sys::{socket, title};
 
 /// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
 /// would find it closed. That request is answered with `Connection: close`.
@@ -72,7 +72,7 @@ impl Worker {
         if !self.drain.begin(self.clock.now()) {
             return;
         }
-        self.context.host.draining.store(true, Relaxed);
+        self.settle_answers();
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
         self.close_listeners();
@@ -90,35 +90,70 @@ impl Worker {
         self.close_idle();
     }
 
-    /// Closes connections with nothing in progress. What has arrived and not been read yet is in
-    /// progress: each gets a last look.
+    /// Whether answers say that the connection closes: only where nobody takes it over.
+    pub(super) fn settle_answers(&self) {
+        let last = self.drain.is_on() && !self.has_heir();
+        self.context.host.draining.store(last, Relaxed);
+    }
+
+    /// Whether connections live on elsewhere: with the successor if the whole node goes, else with
+    /// a worker that stays.
+    fn has_heir(&self) -> bool {
+        match self.drain.orphan || self.board.draining() {
+            true => !self.heirs.is_empty(),
+            false => self.neighbours.heir(self.clock.monotonic()).is_some(),
+        }
+    }
+
+    /// Gives away or closes connections with nothing in progress. What has arrived and not been
+    /// read yet is in progress: each gets a last look.
     pub(super) fn close_idle(&mut self) {
-        for key in self.conns.keys_where(|_| true) {
-            if !self.is_idle(key) {
+        self.settle_answers();
+        for key in self.conns.keys_where(Conn::is_between_requests) {
+            let Some(conn) = self.conns.get_mut(key) else { continue };
+            conn.readable = true;
+            self.advance(key);
+            let rests = |conn: &Conn| conn.is_between_requests() && !conn.readable;
+            if !self.conns.get(key).is_some_and(rests) || self.bequeath(key) {
                 continue;
             }
-            self.conns[key].readable = true;
-            self.advance(key);
-            let quiet = !self.conns.get(key).is_some_and(|conn| conn.readable);
-            if self.is_idle(key) && quiet && !self.bequeath(key) && !self.was_used_recently(key) {
+            if self.is_idle(key) && !self.has_heir() && !self.was_used_recently(key) {
                 self.close(key);
             }
         }
     }
 
-    /// Gives an idle connection to a worker that stays, if only this one goes. False: nobody takes
-    /// it. A watcher takes its request along, to be made again.
+    /// Gives a connection between two requests, with the beginning of the next one, to whoever
+    /// stays. False: nobody takes it, or not now. A watcher takes its request along, to be made
+    /// again.
     fn bequeath(&mut self, key: usize) -> bool {
-        if self.drain.orphan || self.board.draining() {
-            return false;
-        }
-        let Some(heir) = self.neighbours.heir(self.clock.monotonic()) else { return false };
         let conn = &self.conns[key];
-        if !conn.output.is_empty() {
+        let input = match conn.state {
+            State::Watching => b"watch\n".to_vec(),
+            _ => conn.input.clone(),
+        };
+        if self.drain.orphan || self.board.draining() {
+            return self.give_to_successor(key, &input);
+        }
+        let heir = self.neighbours.heir(self.clock.monotonic());
+        heir.is_some_and(|heir| self.give(key, heir, &input))
+    }
+
+    fn give_to_successor(&mut self, key: usize, input: &[u8]) -> bool {
+        if self.heirs.is_empty() {
             return false;
         }
-        let watching = matches!(conn.state, State::Watching);
-        self.give(key, heir, if watching { b"watch\n" } else { b"" })
+        let conn = &self.conns[key];
+        let Some(local) = socket::local_address(conn.fd()) else { return false };
+        self.unwatch(conn);
+        match self.heirs.send(&conn.as_passenger(input), local) {
+            Ok(()) => {
+                self.slot.handed_over.fetch_add(1, Relaxed);
+                self.forget(key).is_some()
+            }
+            // It stays, and may be used until then.
+            Err(_) => self.watch_conn(key).is_err() && self.forget(key).is_some(),
+        }
     }
 
     /// Gives a connection with nothing in progress to another worker. False: it is still here.

@@ -51,6 +51,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 
 use crate::clients::balance::Balance;
+use crate::clients::heirs::Heirs;
 use crate::clients::inbox::Inbox;
 use crate::clients::listeners::Listeners;
 use crate::clients::neighbours::Neighbours;
@@ -119,6 +120,7 @@ pub(crate) struct Worker {
     inbox: Inbox,
     neighbours: Neighbours,
     balance: Balance,
+    heirs: Heirs,
 
     // Clients.
     conns: Table,
@@ -192,6 +194,7 @@ impl Worker {
             inbox: Inbox::new(spec.inbox, descriptors),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
             balance: Balance::new(most),
+            heirs: Heirs::default(),
             conns: Table::default(),
             timers: Timers::default(),
             loans: Loans::default(),

@@ -30,6 +30,12 @@ impl Worker {
             Down::AioThreads { threads } => self.set_threads(threads),
             Down::ReopenLogs => {}
             Down::Accept => self.accept_pending(),
+            Down::Heir { heir, routes } => {
+                if let Some(inbox) = fd {
+                    self.heirs.add(heir, inbox, routes);
+                    self.settle_answers();
+                }
+            }
             Down::Peer { worker } => {
                 if let Some(inbox) = fd {
                     self.neighbours.add(WorkerId(worker), inbox);

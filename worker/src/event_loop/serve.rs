@@ -179,7 +179,7 @@ impl Worker {
         }
         let owner = self.devices.owner(device);
         let here = owner == self.id
-            || self.context.host.draining.load(Relaxed)
+            || self.drain.is_on()
             || self.board.draining()
             || self.board.worker(owner).state() == WorkerState::Draining
             || !self.neighbours.knows(owner);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    SockaddrStorage, getsockname, recvmsg, sendmsg, setsockopt, socketpair, sockopt,
 };
 
 use super::check;
@@ -191,6 +191,13 @@ pub fn peer_address(socket: BorrowedFd<'_>) -> SocketAddr {
     // SAFETY: address and length are valid for the call; an address that does not fit is cut.
     unsafe { libc::getpeername(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
     unpack(&address)
+}
+
+/// The address that a connection was made to.
+pub fn local_address(socket: BorrowedFd<'_>) -> Option<SocketAddr> {
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
+    let v4 = name.as_sockaddr_in().map(|v4| SocketAddr::from(*v4));
+    v4.or_else(|| name.as_sockaddr_in6().map(|v6| SocketAddr::from(*v6)))
 }
 
 /// Milliseconds since data last came from the peer: `tcpi_last_data_recv`, tcp(7).

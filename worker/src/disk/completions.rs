@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mio::Waker;
 
 use crate::disk::operation::Outcome;
+use crate::ids::ConnId;
 use crate::sys::socket;
 
 /// An outcome on its way to the loop.
 #[derive(Debug)]
 pub struct Done {
-    /// The connection's key; `None` when none waits.
-    pub key: Option<usize>,
+    /// The connection; `None` when none waits.
+    pub client: Option<ConnId>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     fn done() -> Done {
-        Done { key: Some(1), outcome: Outcome::Finished }
+        Done { client: None, outcome: Outcome::Finished }
     }
 
     fn lent(wanted: bool) -> Option<Arc<Socket>> {

@@ -16,6 +16,7 @@
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
 //! | `words` | what a successor says on its standard error |
+//! | `hearing` | what workers say |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
@@ -23,6 +24,7 @@ mod act;
 pub mod children;
 pub mod devices;
 mod health;
+mod hearing;
 pub mod links;
 pub mod plan;
 pub mod policy;
@@ -45,9 +47,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rmogstored_worker::control::{Channel, Down, Up};
+use rmogstored_worker::control::{Channel, Down};
 use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
-use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId, WorkerSpec};
+use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
 
@@ -73,8 +75,6 @@ use upgrade::Upgrades;
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
 /// How often the scoreboard is searched for stalled devices.
 const LOOK_FOR_STALLS: Duration = Duration::from_millis(500);
-/// Messages of a worker in one go. Whoever floods one with commands has it say more and more.
-const MOST_HEARD: usize = 64;
 /// How soon a channel or pipe without room is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -390,48 +390,6 @@ impl Supervisor {
         self.links.send_all(&Down::Accept);
         actions.extend(self.policy.handle(Event::Exited { worker, exit }, now));
         actions
-    }
-
-    fn hear_workers(&mut self, now: Instant) -> Vec<Action> {
-        self.more_to_hear = false;
-        let workers = self.policy.children().with_process();
-        workers.into_iter().flat_map(|worker| self.hear(worker, MOST_HEARD, now)).collect()
-    }
-
-    /// What a worker has said, up to so many messages. Its end of the channel closing means
-    /// nothing yet: its exit will tell.
-    fn hear(&mut self, worker: WorkerId, most: usize, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        for _ in 0..most {
-            let Some(control) = self.links.control(worker) else { return actions };
-            match control.receive::<Up>() {
-                Ok(Some((message, _))) => actions.extend(self.heed(worker, message, now)),
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                    log::warn!("worker {worker}: {e}");
-                }
-                Ok(None) | Err(_) => return actions,
-            }
-        }
-        self.more_to_hear = true;
-        actions
-    }
-
-    fn heed(&mut self, worker: WorkerId, message: Up, now: Instant) -> Vec<Action> {
-        match message {
-            Up::Ready => self.policy.handle(Event::Ready(worker), now),
-            Up::Drained => self.policy.handle(Event::Drained(worker), now),
-            Up::Shutdown { peer } => self.quit(Event::Quit, format!("shutdown from {peer}"), now),
-            Up::Devices { site, devids } => {
-                self.plan.devices.hear(SiteId(site), devids);
-                self.next_look = now;
-                Vec::new()
-            }
-            Up::AioThreads { threads } => {
-                self.plan.settings.aio_threads = threads.clamp(1, 100);
-                self.links.send_all(&Down::AioThreads { threads: self.plan.settings.aio_threads });
-                Vec::new()
-            }
-        }
     }
 
     fn look_for_stalls(&mut self) {

@@ -405,7 +405,8 @@ mod tests {
     fn reason_names_what_is_known() {
         let reason = |stage, because: Option<&str>, exit| {
             let because = because.map(str::to_owned);
-            let said = Said { because, ..Said::default() };
+            let mut said = Said::default();
+            said.because = because;
             let (pipe, _) = pipe().unwrap();
             let (pid, began) = (Pid::from_raw(7), Instant::now());
             Successor { pid, began, stage, pipe, said, words: Words::default(), announced: false }

@@ -118,6 +118,8 @@ mod tracker;
 mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
+/// Connections that follow.
+mod upgrade_follow;
 /// An upgrade of a node in a container.
 mod upgrade_namespace;
 /// 8: a quit in the midst of an upgrade.

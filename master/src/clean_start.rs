@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 
 use crate::sys::FIRST;
-use crate::{inherit, legacy, successor, sys};
+use crate::{inherit, legacy, succession, successor, sys};
 
 /// Signals and timers. To be called while there is one thread, before anything is written: a
 /// file at its limit ends a process that does not ignore SIGXFSZ.
@@ -32,6 +32,7 @@ pub fn close_strangers(status_fd: Option<RawFd>) {
     kept.extend(status_fd);
     kept.extend(successor::descriptor());
     kept.extend(legacy::announced());
+    kept.extend(succession::announced());
     kept.retain(|fd| *fd >= FIRST);
     sys::close_all_but(&kept);
 }

@@ -15,6 +15,7 @@
 //! | [`privileges`] | whom the workers run as |
 //! | [`process`] | who a process is whose number somebody has noted |
 //! | [`report`] | the status pipe's lines and the status socket's document |
+//! | `succession` | how connections follow an upgrade |
 //! | [`successor`] | this process as the successor in an upgrade |
 //! | [`supervise`] | the loop, its rules, its table of workers |
 //! | `title` | what `ps` shows |
@@ -31,6 +32,7 @@ pub mod pidfile;
 pub mod privileges;
 pub mod process;
 pub mod report;
+mod succession;
 pub mod successor;
 pub mod supervise;
 mod sys;
@@ -137,7 +139,7 @@ pub enum MasterError {
 /// What the caller holds is then not dropped.
 pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
     let Hooks { worker, in_worker, on_ready, reload, reopen_logs, invocation } = hooks;
-    let legacy = legacy::take();
+    let (legacy, predecessor) = (legacy::take(), succession::take());
     let origin = successor::origin(config.pidfile.as_deref());
     if let Some(path) = &config.pidfile {
         Pidfile::check(path).map_err(MasterError::Pidfile)?;
@@ -147,7 +149,8 @@ pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
     limits::raise_nofile(&config);
     process_title::prepare();
     let upgrade_timeout = config.upgrade_timeout;
-    let kit = Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout, legacy };
+    let kit =
+        Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout, legacy, predecessor };
     match Supervisor::new(config, plan, origin, kit)?.run()? {
         Outcome::Finished(status) => Ok(status),
         Outcome::Worker(spec, identity) => work(*spec, identity, in_worker, worker),

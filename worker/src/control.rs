@@ -104,6 +104,13 @@ impl Channel {
     }
 }
 
+/// An end that another process has left.
+impl From<OwnedFd> for Channel {
+    fn from(end: OwnedFd) -> Channel {
+        Channel(end)
+    }
+}
+
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

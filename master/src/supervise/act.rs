@@ -123,6 +123,7 @@ impl Supervisor {
 
     /// A successor takes its predecessor's files now, and fails if it cannot.
     fn node_ready(&mut self, now: Instant) -> Vec<Action> {
+        self.offer_heirs();
         successor::serves();
         if let Err(e) = self.take_paths() {
             log::error!("{e}");

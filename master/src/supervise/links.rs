@@ -11,15 +11,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rmogstored_worker::clients::inbox::{self, MOST_INPUT, Parcel};
 use rmogstored_worker::control::{Channel, Down};
-use rmogstored_worker::spec::{Peer, WorkerId};
+use rmogstored_worker::spec::{Peer, Route, WorkerId};
 use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
 
 /// Room in an inbox, in bytes: connections wait there while their worker is replaced.
 const INBOX_ROOM: usize = 8 << 20;
 
-/// All of them, by slot.
+/// All of them, by slot; and those of a successor's workers.
 #[derive(Debug, Default)]
-pub struct Links(BTreeMap<WorkerId, Link>);
+pub struct Links {
+    links: BTreeMap<WorkerId, Link>,
+    heirs: BTreeMap<u32, Heir>,
+}
+
+/// A worker of the successor, which takes connections over.
+#[derive(Debug)]
+struct Heir {
+    inbox: OwnedFd,
+    routes: Vec<Route>,
+}
 
 #[derive(Debug)]
 struct Link {
@@ -33,6 +43,7 @@ struct Link {
 #[derive(Debug, Default)]
 struct Wanted {
     peers: BTreeSet<u16>,
+    heirs: BTreeSet<u32>,
     aio_threads: Option<usize>,
     reopen_logs: bool,
     accept: bool,
@@ -45,6 +56,7 @@ impl Wanted {
     fn note(&mut self, message: &Down) {
         match message {
             Down::Peer { worker } => drop(self.peers.insert(*worker)),
+            Down::Heir { heir, .. } => drop(self.heirs.insert(*heir)),
             Down::AioThreads { threads } => {
                 self.aio_threads = Some(*threads).filter(|_| self.told_threads != Some(*threads));
             }
@@ -57,8 +69,11 @@ impl Wanted {
     /// The inboxes come first: one that drains hands its connections to them.
     fn next(&self) -> Option<Down> {
         let peer = self.peers.first().map(|worker| Down::Peer { worker: *worker });
+        // Its routes are looked up when it is said.
+        let heir = || self.heirs.first().map(|heir| Down::Heir { heir: *heir, routes: Vec::new() });
         let threads = || self.aio_threads.map(|threads| Down::AioThreads { threads });
-        peer.or_else(threads)
+        peer.or_else(heir)
+            .or_else(threads)
             .or_else(|| self.reopen_logs.then_some(Down::ReopenLogs))
             .or_else(|| self.accept.then_some(Down::Accept))
             .or_else(|| self.drain.then_some(Down::Drain))
@@ -67,6 +82,7 @@ impl Wanted {
     fn was_told(&mut self, message: &Down) {
         match message {
             Down::Peer { worker } => drop(self.peers.remove(worker)),
+            Down::Heir { heir, .. } => drop(self.heirs.remove(heir)),
             Down::AioThreads { threads } => {
                 (self.aio_threads, self.told_threads) = (None, Some(*threads));
             }
@@ -82,7 +98,7 @@ impl Links {
     pub fn add(&mut self, id: WorkerId) -> io::Result<()> {
         let (sender, receiver) = seqpacket_pair()?;
         widen(sender.as_fd(), INBOX_ROOM);
-        self.0.insert(id, Link { sender, receiver, control: None, wanted: Wanted::default() });
+        self.links.insert(id, Link { sender, receiver, control: None, wanted: Wanted::default() });
         self.send_all(&Down::Peer { worker: id.0 });
         Ok(())
     }
@@ -90,34 +106,46 @@ impl Links {
     /// Closes a slot's inbox. Connections that wait in it go to the heir's, as far as there is
     /// room; how many did.
     pub fn remove(&mut self, id: WorkerId, heir: Option<WorkerId>) -> i32 {
-        let Some(link) = self.0.remove(&id) else { return 0 };
+        let Some(link) = self.links.remove(&id) else { return 0 };
         let heir = heir.and_then(|heir| self.inbox_of(heir));
         heir.map_or(0, |heir| pass_on(link.receiver.as_fd(), heir))
     }
 
     /// Notes the channel to a slot's new process.
     pub fn connect(&mut self, id: WorkerId, control: Channel) {
-        if let Some(link) = self.0.get_mut(&id) {
+        if let Some(link) = self.links.get_mut(&id) {
             link.control = Some(control);
-            link.wanted = Wanted::default();
+            let heirs = self.heirs.keys().copied().collect();
+            link.wanted = Wanted { heirs, ..Wanted::default() };
         }
     }
 
     /// Takes the channel of a process that is gone.
     pub fn disconnect(&mut self, id: WorkerId) -> Option<Channel> {
-        let link = self.0.get_mut(&id)?;
+        let link = self.links.get_mut(&id)?;
         link.wanted = Wanted::default();
         link.control.take()
     }
 
     /// The channel to a slot's process.
     pub fn control(&self, id: WorkerId) -> Option<&Channel> {
-        self.0.get(&id)?.control.as_ref()
+        self.links.get(&id)?.control.as_ref()
+    }
+
+    /// A worker of the successor takes connections of these routes: every worker is told.
+    pub fn add_heir(&mut self, heir: u32, inbox: OwnedFd, routes: Vec<Route>) {
+        self.heirs.insert(heir, Heir { inbox, routes });
+        self.send_all(&Down::Heir { heir, routes: Vec::new() });
+    }
+
+    /// There is no successor any more; whoever has been told of it finds that out.
+    pub fn forget_heirs(&mut self) {
+        self.heirs.clear();
     }
 
     /// Tells one worker; what its channel has no room for now is kept for [`Links::flush`].
     pub fn send(&mut self, id: WorkerId, message: &Down) {
-        if let Some(link) = self.0.get_mut(&id).filter(|link| link.control.is_some()) {
+        if let Some(link) = self.links.get_mut(&id).filter(|link| link.control.is_some()) {
             link.wanted.note(message);
             self.flush_one(id);
         }
@@ -133,30 +161,30 @@ impl Links {
     /// Tries again what had no room; true when nothing is left.
     pub fn flush(&mut self) -> bool {
         self.ids().into_iter().for_each(|id| self.flush_one(id));
-        self.0.values().all(|link| link.wanted.next().is_none())
+        self.links.values().all(|link| link.wanted.next().is_none())
     }
 
     /// In a new worker: its own receiving end and the sending ends of all others. Every other
     /// end closes.
     pub fn into_ends(mut self, id: WorkerId) -> Option<(OwnedFd, Vec<Peer>)> {
-        let own = self.0.remove(&id)?;
+        let own = self.links.remove(&id)?;
         let peer = |(worker, link): (WorkerId, Link)| Peer { worker, inbox: link.sender };
-        Some((own.receiver, self.0.into_iter().map(peer).collect()))
+        Some((own.receiver, self.links.into_iter().map(peer).collect()))
     }
 
     fn ids(&self) -> Vec<WorkerId> {
-        self.0.keys().copied().collect()
+        self.links.keys().copied().collect()
     }
 
     fn flush_one(&mut self, id: WorkerId) {
-        while let Some(message) = self.0.get(&id).and_then(|link| link.wanted.next()) {
+        while let Some(message) = self.links.get(&id).and_then(|link| link.wanted.next()) {
             match self.try_send(id, &message) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // Its process has gone, which SIGCHLD tells better.
                 Err(e) => log::debug!("control channel of worker {id}: {e}"),
                 Ok(()) => {}
             }
-            if let Some(link) = self.0.get_mut(&id) {
+            if let Some(link) = self.links.get_mut(&id) {
                 link.wanted.was_told(&message);
             }
         }
@@ -169,12 +197,20 @@ impl Links {
                 Some(inbox) => control.send(message, Some(inbox)),
                 None => Ok(()), // gone again before it could be announced
             },
+            Down::Heir { heir, .. } => match self.heirs.get(heir) {
+                Some(Heir { inbox, routes }) => {
+                    let message = Down::Heir { heir: *heir, routes: routes.clone() };
+                    control.send(&message, Some(inbox.as_fd()))
+                }
+                None => Ok(()), // the same
+            },
             _ => control.send(message, None),
         }
     }
 
-    fn inbox_of(&self, id: WorkerId) -> Option<BorrowedFd<'_>> {
-        self.0.get(&id).map(|link| link.sender.as_fd())
+    /// The sending end of a slot's inbox.
+    pub fn inbox_of(&self, id: WorkerId) -> Option<BorrowedFd<'_>> {
+        self.links.get(&id).map(|link| link.sender.as_fd())
     }
 }
 
@@ -201,6 +237,7 @@ fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rmogstored_worker::spec::Service;
     use rmogstored_worker::sys::socket::{receive_with_fd, send_with_fd};
 
     const A: WorkerId = WorkerId(0);
@@ -265,6 +302,35 @@ mod tests {
     }
 
     #[test]
+    fn each_worker_is_told_of_each_heir_and_so_is_one_that_comes_later() {
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        let (inbox, _receiver) = seqpacket_pair().unwrap();
+        let route = Route {
+            service: Service::Http,
+            site: 0,
+            address: ([127, 0, 0, 1], 7500).into(),
+            heir_site: 1,
+        };
+        links.add_heir(3, inbox, vec![route.clone()]);
+        let told = Down::Heir { heir: 3, routes: vec![route] };
+        assert!(worker.receive::<Down>().unwrap().is_some_and(|m| m.0 == told && m.1.is_some()));
+        links.disconnect(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        assert!(links.flush());
+        assert_eq!(worker.receive::<Down>().unwrap().unwrap().0, told);
+        links.forget_heirs();
+        links.disconnect(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        assert!(links.flush());
+        assert!(worker.receive::<Down>().is_err(), "there is nothing to say");
+    }
+
+    #[test]
     fn what_changes_nothing_is_not_sent() {
         let mut links = Links::default();
         links.add(A).unwrap();
@@ -287,7 +353,7 @@ mod tests {
     #[test]
     fn change_of_mind_and_back_is_no_message() {
         let (mut links, worker) = with_full_channel();
-        links.0.get_mut(&A).unwrap().wanted.told_threads = Some(5);
+        links.links.get_mut(&A).unwrap().wanted.told_threads = Some(5);
         links.send(A, &Down::AioThreads { threads: 6 });
         links.send(A, &Down::AioThreads { threads: 5 });
         assert_eq!(heard(&mut links, &worker), []);
@@ -295,19 +361,19 @@ mod tests {
 
     #[test]
     fn connections_that_wait_for_a_worker_that_has_gone_are_passed_on() {
-        use rmogstored_worker::spec::{Service, SiteId};
+        use rmogstored_worker::spec::SiteId;
         let mut links = Links::default();
         links.add(A).unwrap();
         links.add(B).unwrap();
         let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
         for text in [b"GET /1", b"GET /2"] {
-            let (to, of) = (links.0[&A].sender.as_fd(), connection.as_fd());
+            let (to, of) = (links.links[&A].sender.as_fd(), connection.as_fd());
             inbox::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
         }
         assert_eq!(links.remove(A, Some(B)), 2);
         let mut buffer = vec![0; 1 << 16];
         for text in [b"GET /1", b"GET /2"] {
-            let parcel = inbox::receive(links.0[&B].receiver.as_fd(), &mut buffer).unwrap();
+            let parcel = inbox::receive(links.links[&B].receiver.as_fd(), &mut buffer).unwrap();
             let Some(Parcel::Connection { input, .. }) = parcel else { panic!("{parcel:?}") };
             assert_eq!(input, text);
         }

@@ -21,10 +21,12 @@
 //! | `status` | filling in the status document |
 
 mod act;
+mod become_successor;
 pub mod children;
 pub mod devices;
 mod health;
 mod hearing;
+mod heirs;
 pub mod links;
 pub mod plan;
 pub mod policy;
@@ -157,6 +159,8 @@ pub(crate) struct Kit {
     pub upgrade_timeout: Duration,
     /// What the predecessor knew, until the devices are listed.
     pub legacy: Option<Legacy>,
+    /// The way to the predecessor, as long as there is one.
+    pub predecessor: Option<Channel>,
 }
 
 /// Files that a successor takes over once it is ready, and any other node makes at once.

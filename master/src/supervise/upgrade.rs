@@ -5,32 +5,29 @@
 //! The steps: pid file aside; fork; exec; the successor reports `ready` through its pipe. From
 //! then on it has PIDFILE and the status socket's path, and this master may be told to quit.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::io::{self, PipeReader, Read, pipe};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, execve};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rmogstored_worker::control::Channel;
 
 use super::Supervisor;
+use super::become_successor::{CANNOT_EXECUTE, Left};
 use super::policy::{Exit, Phase};
 use super::said::Said;
-use super::words::{self, Words};
+use super::words::Words;
 use crate::invocation::c_path;
-use crate::legacy::{self, Legacy};
-use crate::listeners::Bound;
-use crate::notify::{self, WATCHDOG_PID};
+use crate::notify;
 use crate::pidfile::{self, PidfileError};
 use crate::report::events::Event as Told;
 use crate::report::status::UpgradeStatus;
-use crate::successor::AnyPort;
-use crate::{inherit, listeners, process, successor, sys};
+use crate::{listeners, process, sys};
 
 /// How long a successor that was asked to go has for it, before it is killed.
 const GO_WITHIN: Duration = Duration::from_secs(2);
@@ -40,8 +37,6 @@ const SILENT_WITH_PIDFILE: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(5);
 /// How often one is looked at for which a quit waits.
 const HURRY: Duration = Duration::from_millis(50);
-/// Exit status of a child that could not become the successor: as of a shell.
-const CANNOT_EXECUTE: i32 = 127;
 const TOKEN: Token = Token(1 << 15);
 
 /// What the master knows of its upgrades.
@@ -62,6 +57,8 @@ struct Successor {
     words: Words,
     /// systemd was told that it is the main process.
     announced: bool,
+    /// Its workers' inboxes come this way.
+    offers: Option<Channel>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +69,13 @@ enum Stage {
     Ready,
     /// Told to go, for this reason; killed then.
     Unwanted { why: String, until: Option<Instant> },
+}
+
+impl Upgrades {
+    /// The way by which the successor offers its workers' inboxes.
+    pub(super) fn offers(&self) -> Option<&Channel> {
+        self.successor.as_ref()?.offers.as_ref()
+    }
 }
 
 impl Supervisor {
@@ -124,9 +128,14 @@ impl Supervisor {
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
         let legacy = self.legacy();
+        let (offers, theirs) = Self::succession().unzip();
+        if let Some(offers) = &offers {
+            self.register(offers, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
+        }
         let (spoken, stderr) = Words::new(self.poll.registry(), TOKEN).map_err(failed("pipe"))?;
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
-            self.become_successor(&executable, &words, writer, &stderr, legacy)
+            let left = Left { legacy, succession: theirs };
+            self.become_successor(&executable, &words, writer, &stderr, left)
         };
         self.upgrades.successor = Some(Successor {
             pid,
@@ -136,88 +145,15 @@ impl Supervisor {
             said: Said::default(),
             words: spoken,
             announced: false,
+            offers,
         });
         Ok(pid)
-    }
-
-    /// What the successor is told of the devices, if it can be.
-    fn legacy(&self) -> Option<OwnedFd> {
-        let legacy = Legacy::of(&self.board, |site| self.plan.devices.docroot(site));
-        let left = legacy.left().inspect_err(|e| {
-            log::warn!("upgrade: cannot leave what is known of the devices: {e}");
-        });
-        left.ok()
-    }
-
-    /// In the forked child. Nothing here may be dropped that removes something of the master's.
-    fn become_successor(
-        &self,
-        path: &CStr,
-        words: &[CString],
-        mut pipe: PipeWriter,
-        stderr: &PipeWriter,
-        legacy: Option<OwnedFd>,
-    ) -> ! {
-        let legacy = legacy.as_ref().map(AsFd::as_fd);
-        sys::close_all_on_exec();
-        let listeners = self.plan.listeners.iter().map(|bound| bound.listener.fd.as_fd());
-        let others = [Some(pipe.as_fd()), self.events.to_inherit(), legacy];
-        let kept = listeners.chain(others.into_iter().flatten());
-        let result =
-            kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
-        let environment = self.environment(pipe.as_fd(), words::speak(stderr).is_ok(), legacy);
-        sys::restore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
-        let errno = match (result, SigSet::empty().thread_set_mask()) {
-            (Some(Err(errno)), _) | (_, Err(errno)) => errno,
-            _ => execve(path, words, &environment).unwrap_err(),
-        };
-        let path = OsStr::from_bytes(path.to_bytes()).display();
-        let error = io::Error::from(errno);
-        // The master sees the exit status too.
-        let _ = writeln!(pipe, "because cannot execute {path}: {error}");
-        sys::leave_at_once(CANNOT_EXECUTE)
-    }
-
-    fn environment(
-        &self,
-        pipe: BorrowedFd<'_>,
-        speaks: bool,
-        legacy: Option<BorrowedFd<'_>>,
-    ) -> Vec<CString> {
-        let number = |bound: &Bound| bound.listener.fd.as_raw_fd();
-        let listeners = &self.plan.listeners;
-        let numbers: Vec<String> = listeners.iter().map(|b| number(b).to_string()).collect();
-        let generation = self.policy.newest() + 1;
-        let mut told = format!("{},{generation}", pipe.as_raw_fd());
-        if speaks {
-            told.push_str(&format!(",{}", successor::STDERR_IS_STDIN));
-        }
-        for bound in listeners.iter().filter(|bound| bound.wanted.port() == 0) {
-            let (fd, service) = (number(bound), bound.listener.service);
-            told.push_str(&format!(",{}", AnyPort { fd, service, wanted: bound.wanted }));
-        }
-        let mut all: Vec<(_, _)> = std::env::vars_os().collect();
-        let mut set = |name: &str, value: String| {
-            all.retain(|(known, _)| known != name);
-            all.push((name.into(), value.into()));
-        };
-        set(inherit::VARIABLE, numbers.join(","));
-        set(successor::VARIABLE, told);
-        if let Some(legacy) = legacy {
-            set(legacy::VARIABLE, legacy.as_raw_fd().to_string());
-        }
-        if std::env::var_os(WATCHDOG_PID).is_some() {
-            set(WATCHDOG_PID, std::process::id().to_string());
-        }
-        let line = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            CString::new([name.as_bytes(), value.as_bytes()].join(&b'=')).ok()
-        };
-        all.into_iter().filter_map(line).collect()
     }
 
     /// Hears what the successor says, and watches the time.
     pub(super) fn look_after_successor(&mut self, now: Instant) {
         let pidfile = self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned());
+        self.hear_offers();
         let Some(successor) = &mut self.upgrades.successor else { return };
         successor.listen();
         let (pid, waited) = (successor.pid, now - successor.began);
@@ -296,6 +232,7 @@ impl Supervisor {
         successor.listen();
         let raw = successor.pipe.as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
+        self.links.forget_heirs();
         self.pidfile.iter().for_each(|pidfile| pidfile.take_back());
         self.status.iter().for_each(|status| status.take_back());
         listeners::restore_nonblocking(&self.plan.listeners);
@@ -345,6 +282,7 @@ impl Supervisor {
     pub(super) fn tidy_after_predecessor(&mut self) {
         let Some(origin) = self.origin.take_if(|origin| !origin.lives()) else { return };
         log::info!("upgrade: PID {} has gone", origin.predecessor);
+        self.kit.predecessor = None;
         listeners::restore_nonblocking(&self.plan.listeners);
         if let Some(pidfile) = &self.pidfile {
             pidfile::tidy(pidfile.path(), origin.predecessor);
@@ -409,8 +347,17 @@ mod tests {
             said.because = because;
             let (pipe, _) = pipe().unwrap();
             let (pid, began) = (Pid::from_raw(7), Instant::now());
-            Successor { pid, began, stage, pipe, said, words: Words::default(), announced: false }
-                .reason(exit)
+            Successor {
+                pid,
+                began,
+                stage,
+                pipe,
+                said,
+                words: Words::default(),
+                announced: false,
+                offers: None,
+            }
+            .reason(exit)
         };
         let starting = || Stage::Starting;
         assert_eq!(

@@ -47,7 +47,7 @@ impl Heirs {
             result = heir.send(passenger, site);
             match &result {
                 Ok(()) => break,
-                Err(e) if is_full(e) => {}
+                Err(e) if inbox::is_full(e) => {}
                 Err(e) => {
                     log::debug!("a worker of the successor takes nothing any more: {e}");
                     self.heirs.remove(self.turn);
@@ -68,13 +68,6 @@ impl Heir {
         let Passenger { socket, service, input, .. } = *passenger;
         inbox::send_connection(self.inbox.as_fd(), socket, service, site, input)
     }
-}
-
-/// No room for now; the worker is there.
-fn is_full(error: &io::Error) -> bool {
-    let short = [libc::ENOBUFS, libc::ENOMEM, libc::ETOOMANYREFS];
-    error.kind() == io::ErrorKind::WouldBlock
-        || error.raw_os_error().is_some_and(|number| short.contains(&number))
 }
 
 #[cfg(test)]

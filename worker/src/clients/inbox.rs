@@ -152,6 +152,14 @@ pub fn send_connection(
     socket::send_with_fd(inbox, &[&header, input], Some(connection))
 }
 
+/// Whether an inbox takes nothing for now: it is full, or the kernel is short of memory or has too
+/// many descriptors under way. Its worker is there.
+pub fn is_full(error: &io::Error) -> bool {
+    let short = [libc::ENOBUFS, libc::ENOMEM, libc::ETOOMANYREFS];
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error().is_some_and(|number| short.contains(&number))
+}
+
 /// Asks a device's owner for its directory.
 pub fn ask_for_dir(inbox: BorrowedFd<'_>, device: DeviceKey, from: WorkerId) -> io::Result<()> {
     let [low, high] = from.0.to_le_bytes();

@@ -142,8 +142,10 @@ pub struct Host {
     pub board: Scoreboard,
     /// The worker's own slot there.
     pub slot: &'static WorkerSlot,
-    /// Set when this worker drains.
+    /// Set when answers are to say that the connection closes.
     pub draining: AtomicBool,
+    /// Set when this worker drains: the loop wants to hear of each answer.
+    pub leaving: AtomicBool,
     /// What is on the disk before a PUT or DELETE is answered.
     pub fsync: Fsync,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.

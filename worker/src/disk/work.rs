@@ -97,6 +97,7 @@ impl Context {
             board,
             slot: board.worker(worker),
             draining: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             fsync,
             epoll: socket::duplicate(registry)?,
         };
@@ -268,7 +269,10 @@ impl Job for Work {
                 // One that was taken back has no outcome: what is left of it goes here.
                 let client = self.client.take().filter(|_| mine);
                 let outcome = if mine { outcome } else { Outcome::Finished };
-                let quiet = for_http && !self.more_input && outcome.leaves_nothing_to_do();
+                let quiet = for_http
+                    && !self.more_input
+                    && !self.context.host.leaving.load(Relaxed)
+                    && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
                 self.context.completions.push(Done { client, outcome }, socket);
                 if changes {

@@ -6,6 +6,7 @@ use crate::clients::timers::Wait;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::event_loop::Worker;
+use crate::event_loop::drain::Given;
 use crate::spec::{Service, WorkerId};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
@@ -88,11 +89,19 @@ impl Worker {
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state, State::Watching) => {}
             Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),
+            Next::Read if self.follows(key) => {}
             Next::Read => self.wait_for_input(key),
             Next::Disk(device, op) => return self.lend(key, device, op),
             Next::HandOver(owner) => return self.hand_over(key, owner),
         }
         false
+    }
+
+    /// In a drain, as soon as a connection is between two requests, it is with whoever stays.
+    fn follows(&mut self, key: usize) -> bool {
+        self.drain.is_on()
+            && self.conns[key].is_between_requests()
+            && self.bequeath(key) == Given::Gone
     }
 
     pub(super) fn wait_for_input(&mut self, key: usize) {

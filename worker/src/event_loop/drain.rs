@@ -1,6 +1,7 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::clients::conn::{Conn, State};
+use crate::clients::inbox;
 use crate::control::Up;
 use crate::event_loop::Worker;
 use crate::http::head::HeadScan;
@@ -22,6 +24,17 @@ const RECENT_MS: u64 = 500;
 const ORPHAN_MS: u64 = 5000;
 /// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
 const FOR_NOBODY: Duration = Duration::from_secs(2);
+
+/// What became of a connection that others are to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Given {
+    /// It is theirs.
+    Gone,
+    /// There is no room in their inboxes now.
+    Later,
+    /// Nobody takes it.
+    Never,
+}
 
 /// Whether the worker leaves, and why. Times are the loop's clock, in milliseconds.
 #[derive(Debug, Default)]
@@ -72,6 +85,7 @@ impl Worker {
         if !self.drain.begin(self.clock.now()) {
             return;
         }
+        self.context.host.leaving.store(true, Relaxed);
         self.settle_answers();
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
@@ -109,50 +123,63 @@ impl Worker {
     /// read yet is in progress: each gets a last look.
     pub(super) fn close_idle(&mut self) {
         self.settle_answers();
+        let mut full = false;
         for key in self.conns.keys_where(Conn::is_between_requests) {
             let Some(conn) = self.conns.get_mut(key) else { continue };
             conn.readable = true;
             self.advance(key);
             let rests = |conn: &Conn| conn.is_between_requests() && !conn.readable;
-            if !self.conns.get(key).is_some_and(rests) || self.bequeath(key) {
+            if full || !self.conns.get(key).is_some_and(rests) {
                 continue;
             }
-            if self.is_idle(key) && !self.has_heir() && !self.was_used_recently(key) {
-                self.close(key);
+            match self.bequeath(key) {
+                Given::Gone => {}
+                Given::Later => full = true, // For all: they are tried again with the next tick.
+                Given::Never if !self.is_idle(key) || self.was_used_recently(key) => {}
+                Given::Never => self.close(key),
             }
         }
     }
 
-    /// Gives a connection between two requests, with the beginning of the next one, to whoever
-    /// stays. False: nobody takes it, or not now. A watcher takes its request along, to be made
-    /// again.
-    fn bequeath(&mut self, key: usize) -> bool {
+    /// In a drain: gives a connection between two requests, with the beginning of the next one, to
+    /// whoever stays. A watcher takes its request along, to be made again.
+    pub(super) fn bequeath(&mut self, key: usize) -> Given {
+        let whole = self.drain.orphan || self.board.draining();
+        let heir = match whole {
+            true if self.heirs.is_empty() => return Given::Never,
+            true => None,
+            false => match self.neighbours.heir(self.clock.monotonic()) {
+                None => return Given::Never,
+                heir => heir,
+            },
+        };
         let conn = &self.conns[key];
         let input = match conn.state {
             State::Watching => b"watch\n".to_vec(),
             _ => conn.input.clone(),
         };
-        if self.drain.orphan || self.board.draining() {
-            return self.give_to_successor(key, &input);
-        }
-        let heir = self.neighbours.heir(self.clock.monotonic());
-        heir.is_some_and(|heir| self.give(key, heir, &input))
-    }
-
-    fn give_to_successor(&mut self, key: usize, input: &[u8]) -> bool {
-        if self.heirs.is_empty() {
-            return false;
-        }
-        let conn = &self.conns[key];
-        let Some(local) = socket::local_address(conn.fd()) else { return false };
         self.unwatch(conn);
-        match self.heirs.send(&conn.as_passenger(input), local) {
+        let passenger = conn.as_passenger(&input);
+        let sent = match (heir, socket::local_address(conn.fd())) {
+            (Some(heir), _) => self.neighbours.send(heir, &passenger),
+            (None, Some(local)) => self.heirs.send(&passenger, local),
+            (None, None) => Err(io::ErrorKind::NotFound.into()),
+        };
+        if sent.is_ok() && heir.is_none() {
+            self.slot.handed_over.fetch_add(1, Relaxed);
+        }
+        match sent {
             Ok(()) => {
-                self.slot.handed_over.fetch_add(1, Relaxed);
-                self.forget(key).is_some()
+                self.forget(key);
+                Given::Gone
             }
             // It stays, and may be used until then.
-            Err(_) => self.watch_conn(key).is_err() && self.forget(key).is_some(),
+            Err(_) if self.watch_conn(key).is_err() => {
+                self.close(key);
+                Given::Gone
+            }
+            Err(e) if inbox::is_full(&e) => Given::Later,
+            Err(_) => Given::Never,
         }
     }
 

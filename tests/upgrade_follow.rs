@@ -1,0 +1,217 @@
+//! Connections follow: from a master to its successor, from workers to those that replace them.
+//! Nobody is closed who is between two requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::chain::{Chain, is_gone};
+use crate::harness::{Client, Node, Setup, until};
+use crate::load::{Link, process};
+
+/// One connection of each kind, all between two requests.
+struct Kept {
+    fresh: Client,
+    used: Client,
+    old: Client,
+    half_head: Client,
+    side: Client,
+    half_line: Client,
+    watcher: Client,
+}
+
+impl Kept {
+    fn of(node: &Node) -> Kept {
+        node.store("/dev1/a", "a");
+        let mut watcher = node.sidechannel();
+        watcher.send("watch\n");
+        watcher.line();
+        let mut kept = Kept {
+            fresh: node.client(),
+            used: node.client(),
+            old: node.client(),
+            half_head: node.client(),
+            side: node.sidechannel(),
+            half_line: node.sidechannel(),
+            watcher,
+        };
+        kept.begin();
+        kept
+    }
+
+    /// The first halves of what [`Kept::go_on`] ends.
+    fn begin(&mut self) {
+        self.half_head.ask("GET / HTTP/1.1\r\n\r\nGET /dev1/a HT").expect(200);
+        self.half_line.send("size /dev1/no\nsize /dev");
+        assert_eq!(self.half_line.line(), "/dev1/no -1\r\n");
+    }
+
+    /// Each is asked for something, and has to be kept again.
+    fn go_on(&mut self) {
+        self.fresh.ask("GET /dev1/a HTTP/1.1\r\n\r\n").expect_and(200, "keep-alive");
+        self.used.put("/dev2/b", "b").expect_and(201, "keep-alive");
+        let old = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+        self.old.ask(old).expect_and(200, "keep-alive");
+        let answer = self.half_head.ask("TP/1.1\r\n\r\n").expect_and(200, "keep-alive");
+        assert_eq!(answer.body, b"a");
+        self.side.send("size /dev1/a\n");
+        assert_eq!(self.side.line(), "/dev1/a 1\r\n");
+        self.half_line.send("1/a\n");
+        assert_eq!(self.half_line.line(), "/dev1/a 1\r\n");
+        while self.watcher.line() != ".\r\n" {}
+        while self.watcher.line() != ".\r\n" {}
+    }
+}
+
+#[test]
+fn connections_between_requests_follow_an_upgrade() {
+    for workers in ["device", "cpu", "1"] {
+        let chain = Chain::start(Setup::new().workers(workers));
+        let mut kept = Kept::of(&chain.node);
+        for _ in 0..3 {
+            chain.upgrade();
+            kept.go_on();
+            kept.begin();
+        }
+    }
+}
+
+#[test]
+fn connections_between_requests_follow_a_reload() {
+    for workers in ["device", "1"] {
+        let node = Setup::new().workers(workers).start();
+        let mut kept = Kept::of(&node);
+        for round in 0..3 {
+            let old = node.workers();
+            node.signal(Signal::SIGHUP);
+            node.event_after(0, "reloaded");
+            until("the old workers to go", || old.iter().all(|pid| is_gone(*pid)));
+            kept.go_on();
+            kept.begin();
+            assert!(node.all_events("reloaded").len() > round);
+        }
+    }
+}
+
+/// The old master dies in the middle: its workers know the way.
+#[test]
+fn connections_follow_though_the_old_master_is_killed() {
+    let chain = Chain::start(Setup::new());
+    let mut kept = Kept::of(&chain.node);
+    let (old, _) = chain.begin_upgrade();
+    let workers = process::children_of(old);
+    kill(old, Signal::SIGKILL).unwrap();
+    let new = chain.master();
+    until("its workers to go", || {
+        workers.iter().filter(|pid| **pid != new).all(|pid| is_gone(*pid))
+    });
+    kept.go_on();
+}
+
+/// What they were promised by one that goes before its time is taken back by nobody: the old
+/// workers serve on.
+#[test]
+fn roll_back_before_the_quit_is_not_noticed() {
+    let chain = Chain::start(Setup::new());
+    let mut kept = Kept::of(&chain.node);
+    for signal in [Signal::SIGQUIT, Signal::SIGKILL] {
+        let (_, new) = chain.begin_upgrade();
+        let seen = chain.seen();
+        kill(new, signal).unwrap();
+        chain.node.event_after(seen, "upgrade_failed");
+        kept.go_on();
+        kept.begin();
+    }
+    chain.upgrade();
+    kept.go_on();
+}
+
+/// Clients that never reconnect, and are never told to.
+struct Faithful {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<thread::JoinHandle<()>>,
+}
+
+impl Faithful {
+    fn start(node: &Node, count: usize) -> Faithful {
+        node.store("/dev1/a", vec![b'a'; 10_000]);
+        let (stop, answered) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
+        let client = |number: usize| {
+            let (mut link, stop) = (Link::open(node.http()), Arc::clone(&stop));
+            let answered = Arc::clone(&answered);
+            thread::spawn(move || {
+                for round in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (request, status) = request(number, round);
+                    let reply = link.ask(request.as_bytes());
+                    let reply = reply.unwrap_or_else(|e| panic!("{number}, {round}: {e}"));
+                    assert_eq!((reply.status, reply.keep), (status, true), "{number}, {round}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let clients = (0..count).map(client).collect();
+        Faithful { stop, answered, clients }
+    }
+
+    fn goes_on(&self) {
+        let so_far = self.answered.load(Ordering::Relaxed);
+        until("more answers", || {
+            assert!(self.clients.iter().all(|client| !client.is_finished()), "one has ended");
+            self.answered.load(Ordering::Relaxed) > so_far + 50
+        });
+    }
+
+    fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(|client| client.join().unwrap());
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+fn request(number: usize, round: usize) -> (String, u16) {
+    let device = 1 + round % 2;
+    match (number + round) % 4 {
+        0 => ("GET /dev1/a HTTP/1.1\r\n\r\n".into(), 200),
+        1 => ("GET /dev2/no HTTP/1.1\r\n\r\n".into(), 404),
+        2 => (format!("PUT /dev{device}/c{number} HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"), 201),
+        _ => ("GET / HTTP/1.1\r\n\r\n".into(), 200),
+    }
+}
+
+#[test]
+fn busy_connections_live_through_upgrades_and_reloads() {
+    for workers in ["device", "1"] {
+        let chain = Chain::start(Setup::new().workers(workers));
+        let load = Faithful::start(&chain.node, 8);
+        for _ in 0..10 {
+            load.goes_on();
+            chain.upgrade();
+            load.goes_on();
+            let seen = chain.seen();
+            kill(chain.master(), Signal::SIGHUP).unwrap();
+            chain.node.event_after(seen, "reloaded");
+        }
+        println!("{workers}: {} requests answered", load.end());
+    }
+}
+
+#[test]
+fn a_thousand_idle_connections_follow_within_two_seconds() {
+    let chain = Chain::start(Setup::new());
+    let mut clients: Vec<_> = (0..1000).map(|_| chain.node.client()).collect();
+    clients.iter_mut().step_by(10).for_each(Client::stays_open);
+    let (old, _) = chain.begin_upgrade();
+    let begun = Instant::now();
+    kill(old, Signal::SIGQUIT).unwrap();
+    until("the old master to go", || is_gone(old));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    clients.iter_mut().for_each(Client::stays_open);
+}

@@ -35,8 +35,11 @@ impl Systemd {
         setsockopt(&socket, sockopt::PassCred, &true).unwrap();
         let chain = Chain::start(setup.env("NOTIFY_SOCKET", "{dir}/notify"));
         let mut systemd = Systemd { socket, main: chain.node.pid(), heard: Vec::new() };
-        systemd.listen();
-        assert!(systemd.heard.iter().any(|text| text.contains("READY=1")), "{:?}", systemd.heard);
+        // It is said a moment after the event that the node waits for.
+        until("READY=1", || {
+            systemd.listen();
+            systemd.heard.iter().any(|text| text.contains("READY=1"))
+        });
         (systemd, chain)
     }
 
@@ -127,6 +130,7 @@ fn early_quit_names_the_main_process_too() {
         assert!(systemd.is_content(), "{:?}", systemd.heard);
         is_gone(chain.node.pid())
     });
+    systemd.listen();
     assert_eq!(systemd.main, chain.master());
 }
 

@@ -34,13 +34,3 @@ impl fmt::Display for DeviceKey {
         }
     }
 }
-
-/// A connection of a worker, as disk threads know it: no other one ever has this name (of four
-/// thousand million, one after the other), wherever its place has been taken again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConnId {
-    /// Its place among the worker's connections.
-    pub place: u32,
-    /// Which of all that the worker ever had.
-    pub number: u32,
-}

@@ -8,7 +8,7 @@
 //! | [`inbox`] | connections on their way from one worker to another |
 //! | [`listeners`] | the shared listeners as one worker uses them |
 //! | [`neighbours`] | the other workers: what is sent to them, what they have |
-//! | [`table`] | all of them, and their names |
+//! | [`table`] | all of them |
 //! | [`timers`] | deadlines of connections |
 //! | [`watchers`] | who watches the load, and when they are told |
 

@@ -1,74 +1,61 @@
-//! The connections of a worker. The loop names them by their place in the table, disk threads by a
-//! name that no other connection ever has.
+//! The connections of a worker. The loop names them by their place in the table; what comes back
+//! from a disk thread is for the connection that has the same loan there, and for no other.
 
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::clients::conn::Conn;
-use crate::ids::ConnId;
+use crate::clients::conn::{Conn, State};
+use crate::disk::completions::Client;
 
 /// All connections of a worker.
 #[derive(Debug, Default)]
-pub struct Table {
-    conns: Slab<Entry>,
-    /// How many there have been.
-    arrived: u32,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// Which of all that ever were in this table.
-    number: u32,
-    conn: Conn,
-}
+pub struct Table(Slab<Conn>);
 
 impl Table {
     /// Takes a connection in. Returns its key: its place, which another has when it is gone.
     pub fn insert(&mut self, conn: Conn) -> usize {
-        self.arrived = self.arrived.wrapping_add(1);
-        self.conns.insert(Entry { number: self.arrived, conn })
+        self.0.insert(conn)
     }
 
     /// Takes a connection out.
     pub fn remove(&mut self, key: usize) -> Option<Conn> {
-        self.conns.try_remove(key).map(|entry| entry.conn)
+        self.0.try_remove(key)
     }
 
     /// The connection at a place.
     pub fn get(&self, key: usize) -> Option<&Conn> {
-        self.conns.get(key).map(|entry| &entry.conn)
+        self.0.get(key)
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, key: usize) -> Option<&mut Conn> {
-        self.conns.get_mut(key).map(|entry| &mut entry.conn)
+        self.0.get_mut(key)
     }
 
-    /// The name of a connection that leaves the loop for a while.
-    pub fn id_of(&self, key: usize) -> ConnId {
-        ConnId { place: key as u32, number: self.conns[key].number }
-    }
-
-    /// The key of a connection, unless it is gone.
-    pub fn key_of(&self, id: ConnId) -> Option<usize> {
-        let key = id.place as usize;
-        self.conns.get(key).filter(|entry| entry.number == id.number).map(|_| key)
+    /// The connection that a disk thread has had, unless it is gone or has been taken back.
+    pub fn lent(&mut self, client: &Client) -> Option<&mut Conn> {
+        let is_it = |conn: &&mut Conn| match &conn.state {
+            State::Lent(loan) => Arc::ptr_eq(loan, &client.loan),
+            _ => false,
+        };
+        self.0.get_mut(client.key).filter(is_it)
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.conns.len()
+        self.0.len()
     }
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
-        self.conns.is_empty()
+        self.0.is_empty()
     }
 
     /// All, with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Conn)> {
-        self.conns.iter().map(|(key, entry)| (key, &entry.conn))
+        self.0.iter()
     }
 
     /// The keys of those of which something is true.
@@ -82,20 +69,21 @@ impl Index<usize> for Table {
     type Output = Conn;
 
     fn index(&self, key: usize) -> &Conn {
-        &self.conns[key].conn
+        &self.0[key]
     }
 }
 
 impl IndexMut<usize> for Table {
     fn index_mut(&mut self, key: usize) -> &mut Conn {
-        &mut self.conns[key].conn
+        &mut self.0[key]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Service, SiteId};
+    use crate::disk::loan::{Loan, Stage, Style};
+    use crate::spec::{DeviceKey, Service, SiteId};
     use std::net::SocketAddr;
     use std::os::unix::net::UnixStream;
 
@@ -105,18 +93,29 @@ mod tests {
         Conn::new(socket.into(), peer, Service::Http, SiteId(0), Vec::new())
     }
 
+    fn lend(table: &mut Table, key: usize) -> Client {
+        let device = DeviceKey { site: SiteId(0), devid: 1 };
+        let loan = Arc::new(Loan::new(device, Style::Http(false), Stage::Fresh, 0, false));
+        table[key].state = State::Lent(Arc::clone(&loan));
+        Client { key, loan }
+    }
+
     #[test]
-    fn what_is_known_by_name_is_never_another() {
+    fn what_comes_back_is_for_the_connection_that_was_lent_and_no_other() {
         let mut table = Table::default();
         let first = table.insert(conn(1));
-        let name = table.id_of(first);
-        assert_eq!(table.key_of(name), Some(first));
+        let client = lend(&mut table, first);
+        assert_eq!(table.lent(&client).unwrap().peer().port(), 1);
         assert!(table.remove(first).is_some() && table.remove(first).is_none());
-        assert_eq!(table.key_of(name), None);
+        assert!(table.lent(&client).is_none());
         let second = table.insert(conn(2));
         assert_eq!(first, second, "the place is taken again");
-        assert_eq!(table.key_of(name), None);
-        assert_ne!(table.id_of(second), name);
+        assert!(table.lent(&client).is_none());
+        let other = lend(&mut table, second);
+        assert!(table.lent(&client).is_none(), "it is another loan");
+        assert!(table.lent(&other).is_some());
+        table[second].state = State::Lingering(1);
+        assert!(table.lent(&other).is_none(), "it was taken back");
     }
 
     #[test]
@@ -129,10 +128,5 @@ mod tests {
         assert_eq!(ports, [(keys[0], 7), (keys[2], 9)]);
         assert_eq!(table.keys_where(|conn| conn.peer().port() > 7), [keys[2]]);
         assert_eq!((table.len(), table[keys[0]].peer().port()), (2, 7));
-    }
-
-    #[test]
-    fn entry_takes_little_room() {
-        assert!(size_of::<Entry>() <= 120, "{}", size_of::<Entry>());
     }
 }

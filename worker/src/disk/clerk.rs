@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -18,6 +18,8 @@ const RESTART_MS: u64 = 1000;
 const READ_AHEAD_MS: u64 = 50;
 /// Longest line of the command's output that is looked at.
 const MAX_LINE: usize = 4096;
+/// Reads of its output at a time: twice what a pipe holds.
+const MOST_READS: usize = 32;
 
 /// The measuring instrument. Times are on the clock that all processes share, in milliseconds.
 #[derive(Debug, Default)]
@@ -63,16 +65,12 @@ impl Clerk {
         self.next_reading.saturating_sub(now)
     }
 
-    /// Takes a reading, or sees to it that the command runs. `watch`: has the loop wait for a
-    /// command's output.
-    pub fn measure(
-        &mut self,
-        board: Scoreboard,
-        now: u64,
-        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
-    ) {
-        if let Some(command) = self.command.clone() {
-            return self.keep_running(&command, now, watch);
+    /// Takes a reading: of the command, which is started if it does not run, what it has said
+    /// since the last one.
+    pub fn measure(&mut self, board: Scoreboard, now: u64) {
+        if self.command.is_some() {
+            self.take_output(board);
+            return self.keep_running(now);
         }
         let busy = self.meter.read();
         for (_, slot) in board.devices() {
@@ -80,30 +78,27 @@ impl Clerk {
         }
     }
 
-    fn keep_running(
-        &mut self,
-        command: &str,
-        now: u64,
-        watch: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
-    ) {
+    fn keep_running(&mut self, now: u64) {
         let recent = self.started.is_some_and(|at| now.saturating_sub(at) < RESTART_MS);
-        if self.iostat.is_some() || recent {
+        let Some(command) = self.command.as_ref().filter(|_| self.iostat.is_none() && !recent)
+        else {
             return;
-        }
+        };
         self.started = Some(now);
-        let started = Iostat::start(command);
-        match started.and_then(|iostat| watch(iostat.output.as_fd()).map(|()| iostat)) {
+        match Iostat::start(command) {
             Ok(iostat) => self.iostat = Some(iostat),
             Err(e) => log::error!("MOG_IOSTAT_CMD {command:?}: {e}"),
         }
     }
 
-    /// The command has said something, or has ended.
-    pub fn take_output(&mut self, board: Scoreboard) {
+    fn take_output(&mut self, board: Scoreboard) {
         let Some(iostat) = &mut self.iostat else { return };
         let (lines, ended) = iostat.read();
         if ended {
             self.iostat = None;
+        }
+        if lines.is_empty() {
+            return;
         }
         let names = busy::names();
         let numbers: HashMap<&str, Number> =
@@ -132,10 +127,11 @@ impl Iostat {
         Ok(Iostat { child, output, line: Vec::new() })
     }
 
-    /// The lines that are whole now, and whether the command has ended.
+    /// The lines that are whole now, and whether the command has ended. What it says without end is
+    /// left in the pipe, beyond some pipefuls: it must not keep the loop.
     fn read(&mut self) -> (Vec<Vec<u8>>, bool) {
         let (mut buffer, mut lines) = ([0; 4096], Vec::new());
-        loop {
+        for _ in 0..MOST_READS {
             match self.output.read(&mut buffer) {
                 Ok(0) => return (lines, true),
                 Ok(n) => self.take(&buffer[..n], &mut lines),
@@ -144,6 +140,7 @@ impl Iostat {
                 Err(_) => return (lines, true),
             }
         }
+        (lines, false)
     }
 
     fn take(&mut self, output: &[u8], lines: &mut Vec<Vec<u8>>) {
@@ -173,10 +170,6 @@ mod tests {
         Clerk { command: Some(command.into()), ..Clerk::default() }
     }
 
-    fn watch(_: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(())
-    }
-
     #[test]
     fn readings_come_shortly_before_each_full_second() {
         let mut clerk = Clerk::default();
@@ -191,18 +184,27 @@ mod tests {
     fn command_runs_once_and_again_no_sooner_than_a_second_after() {
         let board = Scoreboard::new().unwrap();
         let mut clerk = with_command("true");
-        clerk.measure(board, 100, watch);
+        clerk.measure(board, 100);
         let begun = Instant::now();
         while clerk.iostat.is_some() {
             assert!(begun.elapsed() < Duration::from_secs(10), "it does not end");
             clerk.take_output(board);
         }
-        clerk.measure(board, 1099, watch);
-        assert!(clerk.iostat.is_none());
-        clerk.measure(board, 1100, watch);
-        assert!(clerk.iostat.is_some());
+        clerk.measure(board, 1099);
+        assert!(clerk.iostat.is_none() && clerk.started == Some(100));
+        clerk.measure(board, 1100);
+        assert_eq!(clerk.started, Some(1100));
         clerk.stop();
         assert!(clerk.iostat.is_none());
+    }
+
+    #[test]
+    fn command_that_never_stops_talking_does_not_keep_the_loop() {
+        let mut iostat = Iostat::start("yes sda 1").unwrap();
+        for _ in 0..100 {
+            let (lines, ended) = iostat.read();
+            assert!(!ended && lines.len() <= MOST_READS * 4096 / 6);
+        }
     }
 
     #[test]

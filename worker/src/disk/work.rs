@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mio::{Registry, Token, Waker};
 
-use crate::disk::completions::{Completions, Done, Socket};
+use crate::disk::completions::{Client, Completions, Done, Socket};
 use crate::disk::device::Device;
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::docroot;
@@ -22,7 +22,7 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
-use crate::ids::{ConnId, WorkerId};
+use crate::ids::WorkerId;
 use crate::scoreboard::Scoreboard;
 use crate::spec::Fsync;
 use crate::sys::{priority, socket};
@@ -109,8 +109,8 @@ impl Context {
 /// A task with all it needs, as it waits in a device's queue.
 #[derive(Debug)]
 pub struct Work {
-    /// The connection; `None` when none waits.
-    pub client: Option<ConnId>,
+    /// The connection's key in the loop, and who may speak on it; `None` when none waits.
+    client: Option<Client>,
     /// The connection's socket, borrowed.
     pub socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
@@ -121,8 +121,6 @@ pub struct Work {
     pub device: Arc<Device>,
     /// The worker.
     pub context: Arc<Context>,
-    /// Who may speak on the socket.
-    loan: Option<Arc<Loan>>,
     /// The socket's token in the loop's epoll set.
     token: usize,
     task: Option<Task>,
@@ -131,8 +129,8 @@ pub struct Work {
 /// A connection as a disk thread has it.
 #[derive(Debug)]
 pub struct Borrowed {
-    /// Its name in the loop.
-    pub client: ConnId,
+    /// Its key in the loop.
+    pub key: usize,
     /// Its token there.
     pub token: usize,
     /// Its socket.
@@ -153,17 +151,17 @@ impl Work {
         context: Arc<Context>,
         op: Op,
     ) -> Work {
-        let Borrowed { client, token, socket, peer, more_input, loan } = borrowed;
-        let (client, socket, loan) = (Some(client), Some(socket), Some(loan));
+        let Borrowed { key, token, socket, peer, more_input, loan } = borrowed;
+        let (client, socket) = (Some(Client { key, loan }), Some(socket));
         let task = Some(Task::Serve(op));
-        Work { client, socket, peer, more_input, device, context, loan, token, task }
+        Work { client, socket, peer, more_input, device, context, token, task }
     }
 
     /// Work that no connection waits for.
     pub fn in_background(device: Arc<Device>, context: Arc<Context>, task: Task) -> Work {
         let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-        let (client, socket, loan, more_input) = (None, None, None, false);
-        Work { client, socket, peer, more_input, device, context, loan, token: 0, task: Some(task) }
+        let (client, socket, more_input) = (None, None, false);
+        Work { client, socket, peer, more_input, device, context, token: 0, task: Some(task) }
     }
 
     /// Gives the operation back when no thread will run it.
@@ -197,7 +195,7 @@ impl Work {
     }
 
     fn turn(&self, on: &OnDisk, op: Op, progress: &Progress) -> Turned {
-        let (Some(socket), Some(loan)) = (&self.socket, &self.loan) else {
+        let (Some(socket), Some(Client { loan, .. })) = (&self.socket, &self.client) else {
             return Turned::Over(Outcome::Broken);
         };
         if loan.is_taken() {
@@ -265,7 +263,7 @@ impl Job for Work {
             }
             Turned::Over(outcome) => {
                 progress.rest();
-                let mine = self.loan.as_ref().is_none_or(|loan| loan.finish());
+                let mine = self.client.as_ref().is_none_or(|client| client.loan.finish());
                 // One that was taken back has no outcome: what is left of it goes here.
                 let client = self.client.take().filter(|_| mine);
                 let outcome = if mine { outcome } else { Outcome::Finished };
@@ -290,7 +288,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         if let Some(client) = self.client.take()
             && std::thread::panicking()
-            && self.loan.as_ref().is_none_or(|loan| loan.finish())
+            && client.loan.finish()
         {
             let outcome = Outcome::Broken;
             self.context.completions.push(Done { client: Some(client), outcome }, None);

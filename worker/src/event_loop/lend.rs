@@ -1,6 +1,7 @@
 //! Operations on their way to a disk thread and back, and files that the loop sends by itself.
 
 use crate::clients::conn::{Ending, Sending, State};
+use crate::disk::completions::Client;
 use crate::disk::device::Device;
 use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
@@ -15,7 +16,7 @@ use crate::http::answer;
 use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::ids::{ConnId, DeviceKey};
+use crate::ids::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Worker {
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
         let borrowed = Borrowed {
-            client: self.conns.id_of(key),
+            key,
             token: FIRST_CONN + key,
             socket: Arc::clone(&conn.socket),
             peer: conn.peer(),
@@ -205,9 +206,9 @@ impl Worker {
     }
 
     /// What came of an operation.
-    pub(super) fn complete(&mut self, client: ConnId, outcome: Outcome) {
-        let Some(key) = self.conns.key_of(client) else { return };
-        let conn = &mut self.conns[key];
+    pub(super) fn complete(&mut self, client: Client, outcome: Outcome) {
+        let Some(conn) = self.conns.lent(&client) else { return };
+        let key = client.key;
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {

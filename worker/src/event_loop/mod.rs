@@ -82,10 +82,8 @@ const WAKER: usize = 0;
 const CONTROL: usize = 1;
 const INBOX: usize = 2;
 const SIGNALS: usize = 3;
-/// Token of the output of `MOG_IOSTAT_CMD`.
-const IOSTAT: usize = 4;
 /// Token of what tells of changes of docroots.
-const DOCROOTS: usize = 5;
+const DOCROOTS: usize = 4;
 /// Token of the first listener.
 const FIRST_LISTENER: usize = 16;
 /// Token of the first connection; listeners are far fewer.
@@ -263,7 +261,6 @@ impl Worker {
             CONTROL => self.take_messages(),
             INBOX => self.inbox.note_arrival(),
             SIGNALS => self.take_signals(),
-            IOSTAT => self.clerk.take_output(self.board),
             DOCROOTS => self.heed_docroots(),
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;

@@ -2,17 +2,13 @@
 //! second otherwise.
 
 use std::ffi::OsStr;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
 
 use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
 use crate::disk::shortage;
-use crate::event_loop::{IOSTAT, Worker};
+use crate::event_loop::Worker;
 use crate::spec::{DeviceKey, SiteId};
 
 /// An answer buffer that grew beyond this is given back.
@@ -61,11 +57,7 @@ impl Worker {
     fn keep_watch(&mut self, monotonic: u64) {
         if self.must_measure() {
             if self.clerk.reading_is_due(monotonic) {
-                let registry = self.poll.registry();
-                self.clerk.measure(self.board, monotonic, |output| {
-                    let mut source = SourceFd(&output.as_raw_fd());
-                    registry.register(&mut source, Token(IOSTAT), Interest::READABLE)
-                });
+                self.clerk.measure(self.board, monotonic);
             }
             self.tick_in(self.clerk.until_reading(monotonic));
         }

@@ -28,7 +28,6 @@ use crate::event_loop::FIRST_CONN;
 use crate::http::delete::Delete;
 use crate::http::head::{HeadScan, Method, Parsed, Request, Target, parse};
 use crate::http::put::Put;
-use crate::ids::ConnId;
 use crate::scoreboard::Scoreboard;
 use crate::spec::{DeviceKey, Fsync, SiteId, WorkerId};
 use crate::sys::disk::faults::{self, Fault};
@@ -137,9 +136,8 @@ impl Rig {
             let loan = Arc::new(Loan::new(KEY, Style::Http(false), op.stage(), 0, false));
             let (peer, socket) = (([127, 0, 0, 1], 1).into(), Arc::clone(&socket));
             let (token, more_input) = (FIRST_CONN, false);
-            let client = ConnId { place: 0, number: 1 };
             let lent =
-                Borrowed { client, token, socket: Arc::clone(&socket), peer, more_input, loan };
+                Borrowed { key: 0, token, socket: Arc::clone(&socket), peer, more_input, loan };
             let (device, context) = (Arc::clone(&device), Arc::clone(&self.context));
             let mut work = Some(Work::for_connection(lent, device, context, op));
             while let Some(now) = work.take() {

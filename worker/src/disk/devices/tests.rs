@@ -4,7 +4,6 @@ use crate::disk::loan::{Loan, Stage, Style};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Operation, Outcome, Turn, Turned};
 use crate::disk::work::Borrowed;
-use crate::ids::ConnId;
 use crate::spec::Fsync;
 use mio::{Poll, Token};
 use std::os::unix::net::UnixStream;
@@ -135,7 +134,7 @@ fn who_waits_for_a_disk_that_does_not_answer_waits_in_vain() {
     let op = Box::new(Stuck(DevPath::parse(b"/dev1/a").unwrap(), waits));
     let (ours, _peer) = UnixStream::pair().unwrap();
     let borrowed = Borrowed {
-        client: ConnId { place: 0, number: 1 },
+        key: 0,
         token: 0,
         socket: Arc::new(Socket::new(ours.into())),
         peer: ([127, 0, 0, 1], 1).into(),

@@ -58,8 +58,9 @@ fn reload_replaces_the_workers_and_keeps_ports_and_requests() {
     assert_eq!(node.status()["generation"], 2);
     until("the old workers to drain", || drain(&before));
     half.send("a");
-    half.ask("b").expect_and(201, "close");
+    half.ask("b").expect_and(201, "keep-alive");
     until("the old workers to go", || generations(&node) == [2, 2]);
+    half.stays_open();
     assert!(node.workers().iter().all(|pid| !before.contains(pid)));
     node.client().stays_open();
     assert_eq!(node.all_events("listening").len(), 2, "nothing was bound anew");

@@ -174,12 +174,12 @@ fn upgrade_command_replaces_the_master_by_socket_and_by_pid_file() {
 fn upgrade_command_waits_for_the_old_master_s_last_request() {
     let chain = Chain::start(Setup::new());
     let mut half = chain.node.client();
-    half.ask("GET / HTTP/1.1\r\n\r\nGET / HT").expect(200);
+    half.ask("PUT /dev1/a HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
     let mut child = command(&["upgrade", &socket(&chain.node)]).spawn().unwrap();
     let lines = Lines::gather(child.stdout.take().unwrap());
     lines.find("the drain", |line| line.contains("1 connections are left").then_some(()));
     assert!(child.try_wait().unwrap().is_none());
-    half.ask("TP/1.1\r\n\r\n").expect(200);
+    half.ask("ab").expect_and(201, "keep-alive");
     assert!(child.wait().unwrap().success());
 }
 

@@ -291,6 +291,7 @@ fn successor_inherits_nothing_but_what_it_is_told_of() {
     let mut told: Vec<String> = value("CMOGSTORED_FD").split(',').map(str::to_owned).collect();
     assert_eq!(told.len(), 2);
     told.push(value("RMOGSTORED_LEGACY"));
+    told.push(value("RMOGSTORED_SUCCESSION").split(',').nth(1).unwrap().to_owned());
     told.push(value("RMOGSTORED_SUCCESSOR").split(',').next().unwrap().to_owned());
     told.extend(["0", "1", "2", "9"].map(str::to_owned));
     told.sort();

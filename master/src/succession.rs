@@ -46,9 +46,10 @@ pub(crate) struct Door {
     site: u8,
 }
 
-/// The variable's value for a successor that is to have this end.
+/// In the successor-to-be, a child of its predecessor: the variable's value where it is to have
+/// this end.
 pub(crate) fn announcement(end: BorrowedFd<'_>) -> String {
-    format!("{VERSION},{},{}", end.as_raw_fd(), std::process::id())
+    format!("{VERSION},{},{}", end.as_raw_fd(), getppid())
 }
 
 /// The number that the environment announces, if it is meant for this process.

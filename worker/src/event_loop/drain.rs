@@ -62,7 +62,7 @@ impl Drain {
         first
     }
 
-    /// The master is gone: time counts from now on.
+    /// The master is gone, and with it every other worker: time counts from now on.
     fn note_orphan(&mut self, now: u64) {
         self.began = Some(now);
         self.orphan = true;
@@ -82,9 +82,12 @@ impl Drain {
 impl Worker {
     /// Starts the drain, once.
     pub(super) fn begin_drain(&mut self) {
-        if !self.drain.begin(self.clock.now()) {
-            return;
+        if self.drain.begin(self.clock.now()) {
+            self.leave();
         }
+    }
+
+    fn leave(&mut self) {
         self.context.host.leaving.store(true, Relaxed);
         self.settle_answers();
         self.slot.set_state(WorkerState::Draining);
@@ -99,9 +102,12 @@ impl Worker {
             return;
         }
         log::error!("the master is gone: worker {} drains", self.id);
-        self.begin_drain();
+        let drains = self.drain.is_on();
         self.drain.note_orphan(self.clock.now());
-        self.close_idle();
+        match drains {
+            true => self.close_idle(),
+            false => self.leave(),
+        }
     }
 
     /// Whether answers say that the connection closes: only where nobody takes it over.
@@ -243,11 +249,10 @@ impl Worker {
         lent && self.devices.are_all_dead_for(patience)
     }
 
-    /// While the whole node drains, a worker that has not noticed yet may still send a connection
+    /// While all workers drain, one that has not noticed yet may still send a connection
     /// here. One that drains alone leaves its inbox to its replacement.
     fn others_hand_nothing_over(&self) -> bool {
-        self.drain.orphan
-            || !self.board.draining()
+        !self.drain.orphan && !self.board.draining()
             || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
     }
 

@@ -11,8 +11,7 @@ use crate::disk::completions::Socket;
 use crate::disk::device::Device;
 use crate::disk::loan::Loan;
 use crate::disk::operation::{Need, Op};
-use crate::http::answer::Status;
-use crate::http::chunked::Chunked;
+use crate::http::discard::Discard;
 use crate::http::get::Transfer;
 use crate::http::head::{HeadScan, Request};
 use crate::spec::{Service, SiteId};
@@ -99,33 +98,6 @@ pub enum Ending {
     /// The peer may be sending: a plain close would reset the connection, and the peer could
     /// lose the answer.
     Lingering,
-}
-
-/// A body being thrown away.
-#[derive(Debug)]
-pub struct Discard {
-    /// How it is framed.
-    pub left: Left,
-    /// What follows.
-    pub then: Then,
-}
-
-/// How much of a body is left.
-#[derive(Debug)]
-pub enum Left {
-    /// So many bytes.
-    Length(u64),
-    /// Chunks, of which so many bytes may still come, and so many with their framing.
-    Chunked(Box<Chunked>, u64, u64),
-}
-
-/// What follows a body that was thrown away.
-#[derive(Debug)]
-pub enum Then {
-    /// The request is served.
-    Serve(Box<Request>),
-    /// It was refused.
-    Answer(Status, bool),
 }
 
 /// A file being sent by the loop, with the request in case a disk thread must take over.

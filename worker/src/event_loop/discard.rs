@@ -1,12 +1,12 @@
 //! Bodies that nobody wants: read and thrown away as far as PROTOCOL.md section 2.1 says, then
 //! the answer.
 
-use crate::clients::conn::{Discard, Ending, Left, Read, State, Then};
+use crate::clients::conn::{Ending, Read, State};
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
-use crate::http::chunked::Step;
-use crate::http::{answer, status_of_refusal};
+use crate::http::answer;
+use crate::http::discard::{Discard, Discarded, Then};
 
 impl Worker {
     /// Throws away a body, as far as it has come.
@@ -32,7 +32,7 @@ impl Worker {
             Discarded::All(used) => {
                 input.drain(..used);
                 self.conns[key].input = input;
-                self.after_discard(key, discard.then)
+                self.after_discard(key, discard.into_then())
             }
             Discarded::Part => {
                 self.conns[key].state = State::Discarding(discard);
@@ -43,14 +43,7 @@ impl Worker {
                 self.answer(status, false);
                 self.finish_batch(key, Ending::Lingering)
             }
-            Discarded::TooLong => {
-                // What is left of the body must not be taken for a request.
-                match &mut discard.then {
-                    Then::Serve(request) => request.keep_alive = false,
-                    Then::Answer(_, keep) => *keep = false,
-                }
-                self.after_discard(key, discard.then)
-            }
+            Discarded::TooLong => self.after_discard(key, discard.into_then()),
         }
     }
 
@@ -73,49 +66,6 @@ impl Worker {
                 self.finish_batch(key, Ending::Lingering)
             }
             _ => self.finish_batch(key, Ending::Lingering),
-        }
-    }
-}
-
-enum Discarded {
-    /// It is over; so much of the input was part of it.
-    All(usize),
-    /// All of the input was part of it.
-    Part,
-    TooLong,
-    Malformed(answer::Status),
-}
-
-impl Discard {
-    fn take(&mut self, input: &[u8]) -> Discarded {
-        match &mut self.left {
-            Left::Length(left) => {
-                let used = (*left).min(input.len() as u64);
-                *left -= used;
-                if *left == 0 { Discarded::All(used as usize) } else { Discarded::Part }
-            }
-            Left::Chunked(decoder, most, raw) => {
-                *raw = raw.saturating_sub(input.len() as u64);
-                let too_much = *raw == 0;
-                let mut at = 0;
-                loop {
-                    match decoder.next(&input[at..]) {
-                        Step::More if too_much => return Discarded::TooLong,
-                        Step::More => return Discarded::Part,
-                        Step::End { consumed } => return Discarded::All(at + consumed),
-                        Step::Refused(refusal) => {
-                            return Discarded::Malformed(status_of_refusal(refusal));
-                        }
-                        Step::Data { range, consumed } => {
-                            at += consumed;
-                            *most = match most.checked_sub(range.len() as u64) {
-                                Some(left) => left,
-                                None => return Discarded::TooLong,
-                            };
-                        }
-                    }
-                }
-            }
         }
     }
 }

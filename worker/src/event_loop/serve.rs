@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::clients::conn::{Discard, Left, Sending, Then};
+use crate::clients::conn::Sending;
 use crate::clock::HttpDate;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
 use crate::event_loop::Worker;
 use crate::http::answer::{self, Status};
-use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
+use crate::http::discard::{Discard, Then};
 use crate::http::get::{self, Get};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
-use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
+use crate::http::refuse::{self, Refused, Unwanted};
 use crate::scoreboard::{DeviceState, WorkerState};
 use crate::spec::{DeviceKey, WorkerId};
 
@@ -67,7 +67,7 @@ impl Worker {
                 Some(owner) => Served::Move(owner),
                 None => {
                     let then = Then::Serve(Box::new(Request { body: Body::None, ..*request }));
-                    discard(unwanted, then)
+                    Served::Discard(Box::new(Discard::new(unwanted, then)))
                 }
             },
         }
@@ -141,7 +141,8 @@ impl Worker {
                 self.answer(refused.status, keep)
             }
             unwanted if keep && unwanted != Unwanted::Close => {
-                discard(unwanted, Then::Answer(refused.status, keep))
+                let then = Then::Answer(refused.status, keep);
+                Served::Discard(Box::new(Discard::new(unwanted, then)))
             }
             _ => {
                 self.answer(refused.status, false);
@@ -218,12 +219,4 @@ impl Worker {
     pub(super) fn may_look(&self, device: DeviceKey) -> bool {
         self.devices.may_look(device, self.clock.monotonic())
     }
-}
-
-fn discard(unwanted: Unwanted, then: Then) -> Served {
-    let left = match unwanted {
-        Unwanted::Length(length) => Left::Length(length),
-        _ => Left::Chunked(Box::new(Chunked::new()), MOST_DISCARDED, 2 * MOST_DISCARDED),
-    };
-    Served::Discard(Box::new(Discard { left, then }))
 }

@@ -6,6 +6,7 @@
 //! | [`answer`] | values to bytes, pure |
 //! | [`condition`] | what If-Match and its kin allow, pure |
 //! | [`refuse`] | which requests are refused as they stand, pure |
+//! | [`discard`] | a body that nobody wants, as it is thrown away, pure |
 //! | [`get`], [`put`], [`delete`] | the exchanges, as operations of a disk thread |
 
 pub mod answer;
@@ -13,6 +14,7 @@ pub mod chunked;
 pub mod condition;
 pub mod date;
 pub mod delete;
+pub mod discard;
 pub mod field;
 pub mod get;
 pub mod head;

@@ -12,8 +12,8 @@ use crate::disk::device::Device;
 use crate::disk::loan::Loan;
 use crate::disk::operation::{Need, Op};
 use crate::http::discard::Discard;
-use crate::http::get::Transfer;
-use crate::http::head::{HeadScan, Request};
+use crate::http::head::HeadScan;
+use crate::http::transfer::Sending;
 use crate::spec::{Service, SiteId};
 use crate::sys::socket;
 
@@ -98,17 +98,6 @@ pub enum Ending {
     /// The peer may be sending: a plain close would reset the connection, and the peer could
     /// lose the answer.
     Lingering,
-}
-
-/// A file being sent by the loop, with the request in case a disk thread must take over.
-#[derive(Debug)]
-pub struct Sending {
-    /// The file.
-    pub transfer: Transfer,
-    /// Whose answer it is.
-    pub request: Request,
-    /// The peer did not take more when it was last tried.
-    pub waits: bool,
 }
 
 /// What a read brought.

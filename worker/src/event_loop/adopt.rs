@@ -12,7 +12,6 @@ use crate::clients::conn::{Conn, State};
 use crate::clients::timers::Wait;
 use crate::disk::work::{Released, Task};
 use crate::event_loop::{FIRST_CONN, Worker};
-use crate::http::get::Transfer;
 use crate::spec::{Service, SiteId};
 
 impl Worker {
@@ -81,8 +80,8 @@ impl Worker {
     pub(super) fn let_go(&mut self, site: SiteId, state: State) {
         match state {
             State::Sending(sending) => {
-                let Transfer { file, path, .. } = sending.transfer;
-                self.close_file(site, &path, file);
+                let path = *sending.path();
+                self.close_file(site, &path, sending.into_file());
             }
             State::Blocked(op, _) => {
                 let device = self.devices.get(op.path().key(site));

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
-use crate::clients::conn::Sending;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
@@ -15,9 +14,10 @@ use crate::disk::path::DevPath;
 use crate::disk::work::{Released, Task};
 use crate::event_loop::Worker;
 use crate::event_loop::serve::Served;
-use crate::http::get::{self, Transfer};
+use crate::http::get;
 use crate::http::head::Request;
 use crate::http::status_of;
+use crate::http::transfer::{Sending, Transfer};
 use crate::spec::SiteId;
 use crate::sys::doors::Door;
 
@@ -55,8 +55,7 @@ impl Worker {
             }
             Ok(Some(body)) if self.is_sendable(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
-                let sending = Sending { transfer, request: *request, waits: false };
-                return Some(Served::Send(Box::new(sending)));
+                return Some(Served::Send(Box::new(Sending::new(transfer, *request))));
             }
             Ok(Some(_)) => None,
         };

@@ -1,9 +1,8 @@
 //! Operations on their way to a disk thread and back, and files that the loop sends by itself.
 
-use crate::clients::conn::{Ending, Sending, State};
+use crate::clients::conn::{Ending, State};
 use crate::disk::completions::Client;
 use crate::disk::device::Device;
-use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
 use crate::disk::operation::{Answered, Need, Op, Outcome};
 use crate::disk::path::DevPath;
@@ -13,9 +12,10 @@ use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
 use crate::event_loop::{FIRST_CONN, Worker};
 use crate::http::answer;
-use crate::http::get::{Get, Pumped, Transfer, log_broken};
+use crate::http::get::Get;
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
+use crate::http::transfer::{Pumped, Sending, log_broken};
 use crate::ids::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
@@ -169,7 +169,7 @@ impl Worker {
                 }
                 State::Blocked(op, _) => self.cut_off_if_on(key, *op.path(), pool),
                 State::Sending(sending) => {
-                    self.cut_off_if_on(key, sending.transfer.path, pool);
+                    self.cut_off_if_on(key, *sending.path(), pool);
                 }
                 _ => {}
             }
@@ -262,32 +262,22 @@ impl Worker {
     /// after a wait for the peer.
     pub(super) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
         let conn = &mut self.conns[key];
-        if sending.waits && !conn.writable {
+        if sending.waits() && !conn.writable {
             conn.state = State::Sending(sending);
             return Next::Write;
         }
-        let device = sending.transfer.path.key(conn.site);
-        let seen = !sending.waits || {
-            let Extent { offset, .. } = sending.transfer.rest;
-            sending.transfer.file.is_resident(offset)
-        };
-        if !seen || !self.may_look(device) {
+        let device = sending.path().key(conn.site);
+        if !sending.is_in_memory() || !self.may_look(device) {
             let device = self.devices.get(device);
-            let get = Get::resume(sending.transfer, sending.request);
-            return Next::Disk(device, Box::new(get));
+            let (transfer, request) = sending.into_parts();
+            return Next::Disk(device, Box::new(Get::resume(transfer, request)));
         }
         let conn = &mut self.conns[key];
-        let before = sending.transfer.rest.len;
         conn.writable = false;
-        let to = conn.fd();
-        let pumped = sending
-            .transfer
-            .pump(to, TURN, |file, offset, count| file.send_resident(to, offset, count));
-        let sent = before - sending.transfer.rest.len;
+        let (pumped, sent) = sending.pump(conn.fd(), TURN);
         self.slot.bytes_out.fetch_add(sent, Relaxed);
         match pumped {
             Pumped::Blocked => {
-                sending.waits = true;
                 conn.state = State::Sending(sending);
                 if sent > 0 {
                     self.timers.stop(key); // Progress: the wait begins anew.
@@ -295,17 +285,16 @@ impl Worker {
                 Next::Write
             }
             Pumped::Enough => {
-                sending.waits = false;
                 conn.state = State::Sending(sending);
                 Next::Later
             }
             Pumped::Done => {
-                let (site, Transfer { file, path, keep, .. }) = (conn.site, sending.transfer);
-                self.close_file(site, &path, file);
+                let (site, path, keep) = (conn.site, *sending.path(), sending.keeps());
+                self.close_file(site, &path, sending.into_file());
                 self.after_answer(key, keep, Ending::Plain)
             }
             broken => {
-                log_broken(&sending.transfer.path, &broken);
+                log_broken(sending.path(), &broken);
                 conn.state = State::Sending(sending);
                 Next::Close
             }

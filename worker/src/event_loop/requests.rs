@@ -168,7 +168,7 @@ impl Worker {
         }
         // By the time the head has gone, the pages that have just been seen may have gone too.
         if let State::Sending(sending) = &mut self.conns[key].state {
-            sending.waits = true;
+            sending.note_wait();
         }
         sent
     }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::clients::conn::Sending;
 use crate::clock::HttpDate;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
@@ -17,6 +16,7 @@ use crate::http::get::{self, Get};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
 use crate::http::refuse::{self, Refused, Unwanted};
+use crate::http::transfer::Sending;
 use crate::scoreboard::{DeviceState, WorkerState};
 use crate::spec::{DeviceKey, WorkerId};
 

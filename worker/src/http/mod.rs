@@ -8,6 +8,7 @@
 //! | [`refuse`] | which requests are refused as they stand, pure |
 //! | [`discard`] | a body that nobody wants, as it is thrown away, pure |
 //! | [`get`], [`put`], [`delete`] | the exchanges, as operations of a disk thread |
+//! | [`transfer`] | a file on its way to a peer |
 
 pub mod answer;
 pub mod chunked;
@@ -21,6 +22,7 @@ pub mod head;
 pub mod put;
 pub mod range;
 pub mod refuse;
+pub mod transfer;
 
 use std::fmt;
 use std::io;

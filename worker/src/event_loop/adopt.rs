@@ -42,8 +42,7 @@ impl Worker {
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(super) fn close(&mut self, key: usize) {
         if let Some(conn) = self.forget(key) {
-            let Conn { socket, site, state, .. } = conn;
-            drop(socket);
+            let (site, state) = conn.close();
             self.let_go(site, state);
             self.inbox.note_room();
             self.resume_listeners();
@@ -55,7 +54,7 @@ impl Worker {
     pub(super) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.remove(key)?;
-        if matches!(conn.state, State::Watching) {
+        if matches!(conn.state(), State::Watching) {
             self.stop_watching(key);
         }
         // Its state may have been taken out already: the queue itself knows who is in it.

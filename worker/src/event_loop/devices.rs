@@ -52,7 +52,7 @@ impl Worker {
     /// Takes back the connections of threads that have been stuck for long on a device that works
     /// otherwise.
     fn take_back_from(&mut self, clients: &[usize]) {
-        let is_one = |conn: &Conn| match &conn.state {
+        let is_one = |conn: &Conn| match conn.state() {
             State::Lent(loan) => clients.contains(&Arc::as_ptr(loan).addr()),
             _ => false,
         };
@@ -66,7 +66,7 @@ impl Worker {
         if !self.loans.are_urgent() {
             return;
         }
-        let urgent = self.conns.iter().filter_map(|(key, conn)| match &conn.state {
+        let urgent = self.conns.iter().filter_map(|(key, conn)| match conn.state() {
             State::Lent(loan) if loan.urgent => Some((key, loan.since)),
             _ => None,
         });

@@ -11,7 +11,7 @@ use crate::http::discard::{Discard, Discarded, Then};
 impl Worker {
     /// Throws away a body, as far as it has come.
     pub(super) fn discard(&mut self, key: usize, mut discard: Box<Discard>) -> Next {
-        let mut input = std::mem::take(&mut self.conns[key].input);
+        let mut input = self.conns[key].take_input();
         let fresh = input.is_empty();
         if fresh {
             let conn = &mut self.conns[key];
@@ -22,7 +22,7 @@ impl Worker {
                     self.timers.stop(key); // Progress: the wait begins anew.
                 }
                 Read::Nothing => {
-                    conn.state = State::Discarding(discard);
+                    conn.enter(State::Discarding(discard));
                     return Next::Read;
                 }
                 Read::End | Read::Broken => return Next::Close,
@@ -31,11 +31,11 @@ impl Worker {
         match discard.take(&input) {
             Discarded::All(used) => {
                 input.drain(..used);
-                self.conns[key].input = input;
+                self.conns[key].put_back(input);
                 self.after_discard(key, discard.into_then())
             }
             Discarded::Part => {
-                self.conns[key].state = State::Discarding(discard);
+                self.conns[key].enter(State::Discarding(discard));
                 // A peer that always has more to send must not keep the others waiting.
                 if fresh { Next::Later } else { Next::Again }
             }
@@ -48,7 +48,7 @@ impl Worker {
     }
 
     pub(super) fn after_discard(&mut self, key: usize, then: Then) -> Next {
-        let last = self.conns[key].input.is_empty();
+        let last = self.conns[key].input().is_empty();
         let served = match then {
             Then::Answer(status, keep) => {
                 let keep = self.may_keep(key, keep, last);

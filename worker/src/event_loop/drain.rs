@@ -12,7 +12,6 @@ use crate::clients::conn::{Conn, State};
 use crate::clients::inbox;
 use crate::control::Up;
 use crate::event_loop::Worker;
-use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
 use crate::sys::{socket, title};
@@ -126,9 +125,9 @@ impl Worker {
         let mut full = false;
         for key in self.conns.keys_where(Conn::is_between_requests) {
             let Some(conn) = self.conns.get_mut(key) else { continue };
-            conn.readable = true;
+            conn.look_again();
             self.advance(key);
-            let rests = |conn: &Conn| conn.is_between_requests() && !conn.readable;
+            let rests = |conn: &Conn| conn.is_between_requests() && !conn.is_readable();
             if full || !self.conns.get(key).is_some_and(rests) {
                 continue;
             }
@@ -154,9 +153,9 @@ impl Worker {
             },
         };
         let conn = &self.conns[key];
-        let input = match conn.state {
+        let input = match conn.state() {
             State::Watching => b"watch\n".to_vec(),
-            _ => conn.input.clone(),
+            _ => conn.input().to_vec(),
         };
         self.unwatch(conn);
         let passenger = conn.as_passenger(&input);
@@ -197,15 +196,15 @@ impl Worker {
 
     pub(super) fn is_idle(&self, key: usize) -> bool {
         self.conns.get(key).is_some_and(|conn| {
-            let between = matches!(conn.state, State::Reading(_)) && conn.output.is_empty();
-            matches!(conn.state, State::Watching) || between && conn.input.is_empty()
+            let between = matches!(conn.state(), State::Reading(_)) && conn.unsent() == 0;
+            matches!(conn.state(), State::Watching) || between && conn.input().is_empty()
         })
     }
 
     /// A watcher sends nothing that could be lost.
     fn was_used_recently(&self, key: usize) -> bool {
         let since = self.timers.since(key);
-        !matches!(self.conns[key].state, State::Watching)
+        !matches!(self.conns[key].state(), State::Watching)
             && since.is_some_and(|since| self.clock.now().saturating_sub(since) < RECENT_MS)
     }
 
@@ -260,13 +259,6 @@ impl Worker {
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);
         true
-    }
-}
-
-impl State {
-    /// Between two requests.
-    pub(super) fn idle() -> State {
-        State::Reading(HeadScan::default())
     }
 }
 

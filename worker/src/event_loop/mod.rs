@@ -265,12 +265,8 @@ impl Worker {
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };
-                conn.readable |= event.is_readable() || event.is_read_closed();
-                conn.writable |= event.is_writable();
-                conn.ended |= event.is_read_closed();
-                if conn.readable && conn.is_lent() {
-                    conn.socket.set_wanted(true);
-                }
+                let (readable, writable) = (event.is_readable(), event.is_writable());
+                conn.note_event(readable, writable, event.is_read_closed());
                 self.advance(key);
             }
             listener => _ = self.accept(listener - FIRST_LISTENER),

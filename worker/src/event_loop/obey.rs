@@ -65,11 +65,11 @@ impl Worker {
 
     fn size(&mut self, key: usize, path: DevPath) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path) {
             let (path, len) = (path.as_str(), text.len());
             return self.say(&format!("{path} {len}"));
         }
-        let site = self.conns[key].site;
+        let site = self.conns[key].site();
         let cached = match self.devices.has_usage(site, &path) {
             true => None,
             false => self.cached_size(site, &path),
@@ -96,7 +96,7 @@ impl Worker {
 
     fn digest(&mut self, key: usize, path: DevPath, kind: Kind, fsck: bool) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path) {
             let digest = digest::of_bytes(kind, text.as_bytes());
             return self.say(&format!("{} {}={digest}", path.as_str(), kind.name()));
         }

@@ -50,7 +50,7 @@ impl Worker {
         if let Target::Path(path) = &request.target {
             self.slot.note_path(path.as_str().as_bytes());
         }
-        let service = self.conns[key].service;
+        let service = self.conns[key].service();
         if let Some(refused) = refuse::refusal(request, service) {
             return self.refuse(key, request, refused, input.is_empty());
         }
@@ -81,12 +81,12 @@ impl Worker {
             return Served::Answered(keep);
         };
         if request.method != Method::Delete
-            && let Some((usage, text)) = self.devices.usage_at_hand(self.conns[key].site, &path)
+            && let Some((usage, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path)
         {
             get::answer_usage(&mut self.out, request, &usage, &text, self.clock.date(), keep);
             return Served::Answered(keep);
         }
-        let site = self.conns[key].site;
+        let site = self.conns[key].site();
         if self.devices.has_usage(site, &path) && !self.may_ask_for_usage(path.key(site)) {
             return self.answer(Status::ServiceUnavailable503, keep);
         }
@@ -199,7 +199,7 @@ impl Worker {
     /// The owner, where a body must be moved before it is thrown away.
     fn must_move(&self, key: usize, request: &Request) -> Option<WorkerId> {
         let Target::Path(path) = &request.target else { return None };
-        match self.place(path.key(self.conns[key].site)) {
+        match self.place(path.key(self.conns[key].site())) {
             Placed::At(owner) => Some(owner),
             Placed::Here | Placed::Nowhere => None,
         }
@@ -207,7 +207,7 @@ impl Worker {
 
     /// The device that a path is on, as this worker sees it.
     pub(super) fn device_of(&mut self, key: usize, path: &DevPath) -> Arc<Device> {
-        self.devices.get(path.key(self.conns[key].site))
+        self.devices.get(path.key(self.conns[key].site()))
     }
 
     /// Without numbers the disk is asked, if it may be expected to answer at once.

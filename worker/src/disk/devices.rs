@@ -56,6 +56,7 @@ impl Devices {
     /// Of the docroots that a worker serves, with so many threads for each device.
     pub fn new(
         me: WorkerId,
+        board: Scoreboard,
         sites: Vec<Site>,
         context: Arc<Context>,
         threads: usize,
@@ -63,7 +64,7 @@ impl Devices {
     ) -> Devices {
         Devices {
             me,
-            board: context.host.board,
+            board,
             sites,
             context,
             known: BTreeMap::new(),

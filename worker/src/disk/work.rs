@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use crate::disk::usage;
 use crate::ids::WorkerId;
 use crate::scoreboard::Scoreboard;
 use crate::spec::Fsync;
-use crate::sys::{priority, socket};
+use crate::sys::priority;
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -77,11 +76,11 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
 #[derive(Debug)]
 pub struct Context {
     /// What operations need of it.
-    pub host: Host,
+    host: Host,
     /// The way back to the loop.
-    pub completions: Completions,
+    completions: Completions,
     /// Changes of docroots' names, if this worker has docroots.
-    pub docroots: OnceLock<DocrootWatch>,
+    docroots: OnceLock<DocrootWatch>,
 }
 
 impl Context {
@@ -93,16 +92,34 @@ impl Context {
         registry: &Registry,
         waker: Token,
     ) -> io::Result<Context> {
-        let host = Host {
-            board,
-            slot: board.worker(worker),
-            draining: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
-            fsync,
-            epoll: socket::duplicate(registry)?,
-        };
+        let host = Host::new(board, worker, fsync, registry)?;
         let completions = Completions::new(Waker::new(registry, waker)?);
         Ok(Context { host, completions, docroots: OnceLock::new() })
+    }
+
+    /// What operations need of the worker.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Loop: the outcomes that it has not seen yet, for the empty list `done`.
+    pub fn take_outcomes(&self, done: &mut Vec<Done>) {
+        self.completions.swap(done);
+    }
+
+    /// Loop: has docroots watched, from the first time on. `told`: does what is needed to hear of
+    /// changes.
+    pub fn watch_docroots(&self, told: impl FnOnce(&DocrootWatch)) {
+        self.docroots.get_or_init(|| {
+            let watch = DocrootWatch::start();
+            told(&watch);
+            watch
+        });
+    }
+
+    /// Loop: whether names have changed in a docroot since this was asked last.
+    pub fn docroots_have_changed(&self) -> bool {
+        self.docroots.get().is_some_and(DocrootWatch::take)
     }
 }
 
@@ -182,7 +199,7 @@ impl Work {
                 }
             }
             Task::Look { write } => {
-                if let Some(slot) = self.context.host.board.device(self.device.key) {
+                if let Some(slot) = self.context.host.device(self.device.key) {
                     usage::look(on, &self.device, slot, write);
                 }
                 self.device.looking.store(false, Relaxed);
@@ -207,7 +224,7 @@ impl Work {
             socket: socket.as_fd(),
             peer: self.peer,
             device: &self.device,
-            slot: self.context.host.board.device(self.device.key),
+            slot: self.context.host.device(self.device.key),
             progress,
             on,
             loan,
@@ -228,7 +245,7 @@ impl Work {
 impl Work {
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
-        if let Some(slot) = self.context.host.board.device(self.device.key)
+        if let Some(slot) = self.context.host.device(self.device.key)
             && self.device.usage
         {
             match self.device.look_is_due(REFRESH) {
@@ -269,7 +286,7 @@ impl Job for Work {
                 let outcome = if mine { outcome } else { Outcome::Finished };
                 let quiet = for_http
                     && !self.more_input
-                    && !self.context.host.leaving.load(Relaxed)
+                    && !self.context.host.is_leaving()
                     && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
                 self.context.completions.push(Done { client, outcome }, socket);

@@ -10,7 +10,6 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use crate::control::Up;
-use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::errands;
 use crate::disk::work::list_docroot;
 use crate::event_loop::{DOCROOTS, Worker};
@@ -44,7 +43,7 @@ impl Worker {
 
     /// A docroot has changed: it is listed now, or at the next tick if that is being done.
     pub(super) fn heed_docroots(&mut self) {
-        if self.context.docroots.get().is_some_and(DocrootWatch::take) {
+        if self.context.docroots_have_changed() {
             self.listings.are_outdated();
             self.list_docroots();
         }
@@ -52,14 +51,12 @@ impl Worker {
 
     /// Once this worker owns a docroot: users may have few of what this takes.
     fn watch_docroots(&self) {
-        self.context.docroots.get_or_init(|| {
-            let watch = DocrootWatch::start();
+        self.context.watch_docroots(|watch| {
             if let Some(fd) = watch.fd().map(|fd| fd.as_raw_fd()) {
                 let registry = self.poll.registry();
                 let told = SourceFd(&fd).register(registry, Token(DOCROOTS), Interest::READABLE);
                 told.unwrap_or_else(|e| log::debug!("docroots: {e}"));
             }
-            watch
         });
     }
 

@@ -84,7 +84,7 @@ impl Worker {
         if !self.drain.begin(self.clock.now()) {
             return;
         }
-        self.context.host.leaving.store(true, Relaxed);
+        self.context.host().leave();
         self.settle_answers();
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
@@ -106,7 +106,7 @@ impl Worker {
     /// Whether answers say that the connection closes: only where nobody takes it over.
     pub(super) fn settle_answers(&self) {
         let last = self.drain.is_on() && !self.has_heir();
-        self.context.host.draining.store(last, Relaxed);
+        self.context.host().set_last(last);
     }
 
     /// Whether connections live on elsewhere: with the successor if the whole node goes, else with

@@ -173,12 +173,18 @@ impl Worker {
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
         let threads = spec.settings.aio_threads;
-        let devices =
-            Devices::new(spec.id, spec.sites, Arc::clone(&context), threads, usage_interval());
+        let devices = Devices::new(
+            spec.id,
+            board,
+            spec.sites,
+            Arc::clone(&context),
+            threads,
+            usage_interval(),
+        );
         Ok(Worker {
             id: spec.id,
             board: spec.board,
-            slot: context.host.slot,
+            slot: board.worker(spec.id),
             settings: spec.settings,
             context,
             clock: Clock::start()?,
@@ -275,7 +281,7 @@ impl Worker {
 
     fn take_completions(&mut self) {
         let mut done = std::mem::take(&mut self.done);
-        self.context.completions.swap(&mut done);
+        self.context.take_outcomes(&mut done);
         for Done { client, outcome } in done.drain(..) {
             match (client, outcome) {
                 (Some(client), outcome) => self.complete(client, outcome),

@@ -162,7 +162,7 @@ impl Worker {
 
     /// Not while draining, unless more was asked already.
     pub(super) fn may_keep(&self, key: usize, keep: bool, last: bool) -> bool {
-        keep && (!last || self.context.host.may_keep(self.conns[key].fd()))
+        keep && (!last || self.context.host().may_keep(self.conns[key].fd()))
     }
 
     /// Does an operation where its device's disk threads are.

@@ -144,7 +144,7 @@ impl Rig {
                 work = now.run(on, &progress);
             }
             let mut done = Vec::new();
-            self.context.completions.swap(&mut done);
+            self.context.take_outcomes(&mut done);
             op = match done.pop().map(|done| done.outcome) {
                 // What has been sent, and nothing else to do: the loop is not told.
                 None | Some(Outcome::Answered(Answered { .. })) => return None,

@@ -153,7 +153,7 @@ impl Devices {
     /// Gives work to the device's threads. Work comes back when its queue is full or there is no
     /// thread.
     pub fn submit(&mut self, work: Work, max_queue: usize) -> Result<(), (Work, Lack)> {
-        let (key, limit) = (self.pool_key(work.device.key), self.threads);
+        let (key, limit) = (self.pool_key(work.device.key()), self.threads);
         let pool = || Pool::new(format!("disk {key}"), limit);
         self.pools.entry(key).or_insert_with(pool).submit(work, max_queue)
     }
@@ -254,9 +254,8 @@ impl Devices {
             }
             let device = self.get(key);
             let write = device.file_is_due(self.usage_interval);
-            let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
-            if device.usage && due && !device.looking.swap(true, Relaxed) {
-                device.changed.store(false, Relaxed);
+            let due = write || device.has_changed() && device.look_is_due(REFRESH);
+            if device.has_usage() && due && device.begin_look() {
                 self.in_background(&device, Task::Look { write });
             }
         }
@@ -309,7 +308,7 @@ impl Devices {
 
     fn publish_traits(&self, key: DeviceKey, slot: &DeviceSlot) {
         if let Some(dir) = self.known.get(&key).and_then(|device| device.dir_at_hand()) {
-            let inline = dir.traits.inline_reads;
+            let inline = dir.traits().inline_reads;
             slot.inline_reads.store(if inline { 1 } else { 2 }, Relaxed);
             slot.closed.store(dir.closed().0, Relaxed);
         }

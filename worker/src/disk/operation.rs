@@ -296,7 +296,7 @@ impl Turn<'_> {
 
     /// How what this turn does is made to last.
     pub fn flush(&self, dir: &DeviceDir) -> Flush<'_> {
-        Flush::new(self.host.fsync, self.progress, !dir.traits.inline_reads)
+        Flush::new(self.host.fsync, self.progress, !dir.traits().inline_reads)
     }
 
     /// The numbers of the usage file, looked up now if nobody has looked before.

@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -65,9 +64,9 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
     let found = docroot::devices(device.path());
     let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
     device.note_trouble(trouble.as_deref());
-    device.looking.store(false, Relaxed);
+    device.end_look();
     if let Ok(devids) = found {
-        let outcome = Outcome::Listed(device.key.site, devids);
+        let outcome = Outcome::Listed(device.key().site, devids);
         context.completions.push(Done { client: None, outcome }, None);
     }
 }
@@ -199,10 +198,10 @@ impl Work {
                 }
             }
             Task::Look { write } => {
-                if let Some(slot) = self.context.host.device(self.device.key) {
+                if let Some(slot) = self.context.host.device(self.device.key()) {
                     usage::look(on, &self.device, slot, write);
                 }
-                self.device.looking.store(false, Relaxed);
+                self.device.end_look();
             }
             Task::Release(released) => {
                 drop(released);
@@ -224,7 +223,7 @@ impl Work {
             socket: socket.as_fd(),
             peer: self.peer,
             device: &self.device,
-            slot: self.context.host.device(self.device.key),
+            slot: self.context.host.device(self.device.key()),
             progress,
             on,
             loan,
@@ -245,13 +244,13 @@ impl Work {
 impl Work {
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
-        if let Some(slot) = self.context.host.device(self.device.key)
-            && self.device.usage
+        if let Some(slot) = self.context.host.device(self.device.key())
+            && self.device.has_usage()
         {
             match self.device.look_is_due(REFRESH) {
                 true => usage::look(on, &self.device, slot, false),
                 // The loop sees to it when the second is over.
-                false => self.device.changed.store(true, Relaxed),
+                false => self.device.note_change(),
             }
         }
     }
@@ -271,7 +270,7 @@ impl Job for Work {
             }
         };
         let changes = op.changes();
-        let for_http = matches!(op.style(self.device.key), Style::Http(_));
+        let for_http = matches!(op.style(self.device.key()), Style::Http(_));
         priority::take_long_turns(op.is_long());
         match self.turn(on, op, progress) {
             Turned::Again(op) => {

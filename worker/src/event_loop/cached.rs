@@ -120,7 +120,7 @@ impl Worker {
         }
         let device = self.devices.get(device);
         let dir = self.dir_for_reading(&device)?;
-        let mark = self.board.device(device.key).map(|slot| slot.mark(path.name_hash()));
+        let mark = self.board.device(device.key()).map(|slot| slot.mark(path.name_hash()));
         let fd = match harmless::open_cached(&dir, path.relative()) {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
@@ -129,7 +129,7 @@ impl Worker {
             fd.close_elsewhere();
             return None;
         };
-        let sends_unlocked = dir.traits.sends_unlocked;
+        let sends_unlocked = dir.traits().sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));
         if let Some(dropped) = self.files.keep(site, path, &file, self.clock.now()) {
             self.close_kept(dropped);
@@ -142,12 +142,12 @@ impl Worker {
     pub(super) fn dir_for_reading(&mut self, device: &Arc<Device>) -> Option<Arc<DeviceDir>> {
         let Some(dir) = device.dir_at_hand() else {
             if !device.is_shut() {
-                self.want_dir(device.key);
+                self.want_dir(device.key());
             }
             return None;
         };
-        self.dirs.note_use(device.key, self.clock.now());
-        (dir.traits.inline_reads && dir.is_tried()).then_some(dir)
+        self.dirs.note_use(device.key(), self.clock.now());
+        (dir.traits().inline_reads && dir.is_tried()).then_some(dir)
     }
 
     fn cached_error(&mut self, error: &io::Error, keep: bool) -> Option<Served> {

@@ -128,14 +128,14 @@ impl Worker {
             return self.dirs.note_asker(key, to);
         };
         self.dirs.note_use(key, self.clock.now());
-        let fd = dir.traits.inline_reads.then(|| harmless::to_send(&dir));
-        self.neighbours.send_dir(to, key, fd, dir.traits);
+        let fd = dir.traits().inline_reads.then(|| harmless::to_send(&dir));
+        self.neighbours.send_dir(to, key, fd, dir.traits());
     }
 }
 
 /// A directory in which something has been opened, or nothing will be in a loop.
 fn dir_to_share(device: &Device) -> Option<Arc<DeviceDir>> {
-    device.dir_at_hand().filter(|dir| dir.is_tried() || !dir.traits.inline_reads)
+    device.dir_at_hand().filter(|dir| dir.is_tried() || !dir.traits().inline_reads)
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -28,7 +27,7 @@ impl Worker {
                 continue;
             }
             let device = self.devices.get(key);
-            if device.looking.swap(true, Relaxed) {
+            if !device.begin_look() {
                 // It may have been read before it changed: again with the next tick.
                 self.listings.are_outdated();
                 self.next_tick_soon();

@@ -28,18 +28,18 @@ const TURN: u64 = 1024 * 1024;
 impl Worker {
     /// Gives an operation to a disk thread of this worker.
     pub(super) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
-        let pool = self.devices.pool_key(device.key);
+        let pool = self.devices.pool_key(device.key());
         if self.devices.is_stalled(pool) {
             let next = self.refuse_op(key, device, Some(op), Lack::Room);
             return self.act(key, next);
         }
-        let loan = self.loan_for(key, device.key, pool, &op);
+        let loan = self.loan_for(key, device.key(), pool, &op);
         let borrowed = self.conns[key].lend(key, FIRST_CONN + key, loan);
         self.timers.stop(key);
         if !self.neighbours.is_empty() {
             self.loans.note_rooted(key);
         }
-        self.note_use(device.key);
+        self.note_use(device.key());
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
         if op.is_short() && self.neighbours.is_empty() {
@@ -82,7 +82,7 @@ impl Worker {
         }
         match Put::of(op) {
             Ok(put) => self.refuse_put(key, Refused { status, close: false }, *put),
-            Err(op) => match op.style(device.key) {
+            Err(op) => match op.style(device.key()) {
                 Style::Line(device) if lack == Lack::Thread => {
                     self.say_threadless(device);
                     self.after_line(key)
@@ -143,8 +143,8 @@ impl Worker {
             let Some(conn) = self.conns.get(key) else { continue };
             match conn.state() {
                 State::Lent(loan) if loan.device == pool => self.take_back(key),
-                State::Queued(device, _) if self.devices.pool_key(device.key) == pool => {
-                    let style = Style::Line(device.key);
+                State::Queued(device, _) if self.devices.pool_key(device.key()) == pool => {
+                    let style = Style::Line(device.key());
                     let next = self.answer_for(key, style);
                     if self.act(key, next) {
                         self.advance(key);

@@ -120,7 +120,7 @@ impl Worker {
     /// In fsck's queue: goes on when it is its turn, unless its client has gone.
     pub(super) fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
         let conn = &mut self.conns[key];
-        let turn = self.fsck.is_turn_of(device.key, key);
+        let turn = self.fsck.is_turn_of(device.key(), key);
         if turn && !conn.has_ended() {
             return Next::Disk(device, op);
         }

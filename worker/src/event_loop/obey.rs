@@ -103,7 +103,7 @@ impl Worker {
         let device = self.device_of(key, &path);
         let heard = self.ask_disk(&device, Box::new(Digest::new(path, kind, fsck)));
         match heard {
-            Heard::Lend(device, op) if fsck => match self.fsck.enter(device.key, key) {
+            Heard::Lend(device, op) if fsck => match self.fsck.enter(device.key(), key) {
                 true => Heard::Lend(device, op),
                 false => Heard::Queue(device, op),
             },
@@ -112,10 +112,10 @@ impl Worker {
     }
 
     fn ask_disk(&mut self, device: &Arc<Device>, op: Op) -> Heard {
-        match self.place(device.key) {
+        match self.place(device.key()) {
             Placed::Here => Heard::Lend(Arc::clone(device), op),
             Placed::At(owner) => Heard::Move(owner),
-            Placed::Nowhere => self.say_stalled(device.key),
+            Placed::Nowhere => self.say_stalled(device.key()),
         }
     }
 

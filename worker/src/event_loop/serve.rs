@@ -112,8 +112,8 @@ impl Worker {
             return self.answer(Status::BadRequest400, false);
         };
         let device = self.device_of(key, &path);
-        self.forget_file(device.key.site, &path);
-        match self.place(device.key) {
+        self.forget_file(device.key().site, &path);
+        match self.place(device.key()) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
                 Served::Lend(device, Box::new(put))
@@ -167,7 +167,7 @@ impl Worker {
 
     /// Does an operation where its device's disk threads are.
     fn on_disk(&mut self, device: &Arc<Device>, op: Op, keep: bool) -> Served {
-        match self.place(device.key) {
+        match self.place(device.key()) {
             Placed::Here => Served::Lend(Arc::clone(device), op),
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => self.answer(Status::ServiceUnavailable503, keep),

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -98,7 +97,7 @@ impl Rig {
     pub fn ask(&self, head: &str, body: &[u8], (n, fault, lasts): (usize, Fault, bool)) -> Told {
         let on = OnDisk::in_test();
         let device = Arc::new(Device::new(KEY, self.docroot.path(), false));
-        device.dir(&on).unwrap().anonymous_files.store(self.anonymous, Relaxed);
+        device.dir(&on).unwrap().set_anonymous_files(self.anonymous);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut source = SourceFd(&ours.as_raw_fd());

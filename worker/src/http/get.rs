@@ -194,7 +194,7 @@ impl Get {
         let keep = turn.may_keep(self.keep);
         let mut head = Vec::with_capacity(320);
         if self.path.is_usage()
-            && turn.device.usage
+            && turn.device.has_usage()
             && let Some(usage) = turn.first_look()
         {
             let text = usage.text(turn.device.path());

@@ -153,7 +153,7 @@ impl Devices {
     /// Gives work to the device's threads. Work comes back when its queue is full or there is no
     /// thread.
     pub fn submit(&mut self, work: Work, max_queue: usize) -> Result<(), (Work, Lack)> {
-        let (key, limit) = (self.pool_key(work.device.key()), self.threads);
+        let (key, limit) = (self.pool_key(work.device()), self.threads);
         let pool = || Pool::new(format!("disk {key}"), limit);
         self.pools.entry(key).or_insert_with(pool).submit(work, max_queue)
     }

@@ -20,7 +20,7 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
-use crate::ids::WorkerId;
+use crate::ids::{DeviceKey, WorkerId};
 use crate::scoreboard::Scoreboard;
 use crate::spec::Fsync;
 use crate::sys::priority;
@@ -128,15 +128,13 @@ pub struct Work {
     /// The connection's key in the loop, and who may speak on it; `None` when none waits.
     client: Option<Client>,
     /// The connection's socket, borrowed.
-    pub socket: Option<Arc<Socket>>,
+    socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
-    pub peer: SocketAddr,
+    peer: SocketAddr,
     /// Whether unread input of the connection waits in the loop.
-    pub more_input: bool,
-    /// The device.
-    pub device: Arc<Device>,
-    /// The worker.
-    pub context: Arc<Context>,
+    more_input: bool,
+    device: Arc<Device>,
+    context: Arc<Context>,
     /// The socket's token in the loop's epoll set.
     token: usize,
     task: Option<Task>,
@@ -178,6 +176,11 @@ impl Work {
         let peer = SocketAddr::from(([0, 0, 0, 0], 0));
         let (client, socket, more_input) = (None, None, false);
         Work { client, socket, peer, more_input, device, context, token: 0, task: Some(task) }
+    }
+
+    /// The device that it is about.
+    pub fn device(&self) -> DeviceKey {
+        self.device.key()
     }
 
     /// Gives the operation back when no thread will run it.

@@ -86,8 +86,8 @@ impl Worker {
     /// Whether the loop may read a part of a file into the answer: all of the file from there on
     /// is in the page cache.
     fn is_readable(&self, file: &OpenFile, body: Extent) -> bool {
-        let most = if file.sends_unlocked { SMALL } else { SMALL_ON_XFS };
-        let rest = file.facts.size - body.offset;
+        let most = if file.sends_unlocked() { SMALL } else { SMALL_ON_XFS };
+        let rest = file.size() - body.offset;
         body.len <= most
             && rest <= INLINE
             && Door::Preadv2.is_open()
@@ -96,13 +96,13 @@ impl Worker {
 
     /// Whether the loop may send a part of a file.
     fn is_sendable(&self, file: &OpenFile, body: Extent) -> bool {
-        let rest = file.facts.size - body.offset;
-        file.sends_unlocked && rest <= INLINE && self.is_told(file, body)
+        let rest = file.size() - body.offset;
+        file.sends_unlocked() && rest <= INLINE && self.is_told(file, body)
     }
 
     /// All pages from there on are resident, and mincore(2) tells the truth about it.
     fn is_told(&self, file: &OpenFile, body: Extent) -> bool {
-        (file.owner == *USER || *USER == 0) && file.is_resident(body.offset)
+        (file.owner() == *USER || *USER == 0) && file.is_resident(body.offset)
     }
 
     /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.

@@ -67,7 +67,7 @@ impl Worker {
             return;
         }
         let urgent = self.conns.iter().filter_map(|(key, conn)| match conn.state() {
-            State::Lent(loan) if loan.urgent => Some((key, loan.since)),
+            State::Lent(loan) => Some((key, loan.urgent_since()?)),
             _ => None,
         });
         let (late, young): (Vec<_>, Vec<_>) =

@@ -126,12 +126,12 @@ impl Worker {
         self.leave_fsck(key);
         let back = back.and_then(|()| self.watch_conn(key));
         if stage != Stage::Fresh || back.is_err() {
-            let device = self.devices.get(loan.device);
+            let device = self.devices.get(loan.device());
             self.log_cut_off(key, &device);
             let _ = shutdown(self.conns[key].fd().as_raw_fd(), Shutdown::Both);
             return self.close(key);
         }
-        let next = self.answer_for(key, loan.style);
+        let next = self.answer_for(key, loan.style());
         if self.act(key, next) {
             self.advance(key);
         }
@@ -142,7 +142,7 @@ impl Worker {
         for key in self.conns.keys_where(|_| true) {
             let Some(conn) = self.conns.get(key) else { continue };
             match conn.state() {
-                State::Lent(loan) if loan.device == pool => self.take_back(key),
+                State::Lent(loan) if loan.device() == pool => self.take_back(key),
                 State::Queued(device, _) if self.devices.pool_key(device.key()) == pool => {
                     let style = Style::Line(device.key());
                     let next = self.answer_for(key, style);
@@ -190,7 +190,7 @@ impl Worker {
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {
-                Ok(put) if let Some(refused) = put.refused => self.refuse_put(key, refused, *put),
+                Ok(put) if let Some(refused) = put.refused() => self.refuse_put(key, refused, *put),
                 _ => Next::Close,
             },
             Outcome::Blocked { op, need } => {
@@ -213,9 +213,10 @@ impl Worker {
 
     /// Nothing of the body has been taken: it is thrown away if that can be done.
     pub(super) fn refuse_put(&mut self, key: usize, refused: Refused, put: Put) -> Next {
-        let last = put.initial.is_empty();
-        self.conns[key].put_back(put.initial);
-        match self.refuse(key, &put.request, refused, last) {
+        let (request, input) = put.into_request();
+        let last = input.is_empty();
+        self.conns[key].put_back(input);
+        match self.refuse(key, &request, refused, last) {
             Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
             Served::Discard(discard) => {
                 self.conns[key].enter(State::Discarding(discard));

@@ -81,7 +81,7 @@ impl Worker {
             }
             None => {
                 let device = self.device_of(key, &path);
-                self.ask_disk(&device, Box::new(Size { path }))
+                self.ask_disk(&device, Box::new(Size::new(path)))
             }
         }
     }
@@ -89,7 +89,7 @@ impl Worker {
     /// The size, when no disk is needed to know it.
     fn cached_size(&mut self, site: SiteId, path: &DevPath) -> Option<i64> {
         let file = self.open_cached(site, path)?.ok()?;
-        let size = file.facts.size as i64;
+        let size = file.size() as i64;
         self.close_file(site, path, file);
         Some(size)
     }

@@ -94,7 +94,7 @@ impl Worker {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
             let (keep_alive, conditions) = (request.keep_alive, request.conditions);
-            let op = Box::new(Delete { path, keep: keep_alive, conditions });
+            let op = Box::new(Delete::new(path, keep_alive, conditions));
             return self.on_disk(&device, op, keep);
         }
         if !self.devices.has_usage(site, &path)

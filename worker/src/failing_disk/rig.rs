@@ -148,7 +148,7 @@ impl Rig {
                 // What has been sent, and nothing else to do: the loop is not told.
                 None | Some(Outcome::Answered(Answered { .. })) => return None,
                 Some(Outcome::Refused(op)) => {
-                    let refused = Put::of(op).unwrap().refused;
+                    let refused = Put::of(op).unwrap().refused();
                     return Some(refused.unwrap().status.code());
                 }
                 Some(Outcome::Blocked { op, .. }) => op,
@@ -165,7 +165,7 @@ fn operation(request: Request) -> Op {
         Method::Put => Box::new(Put::new(path, request, Vec::new())),
         _ => {
             let (keep, conditions) = (request.keep_alive, request.conditions);
-            Box::new(Delete { path, keep, conditions })
+            Box::new(Delete::new(path, keep, conditions))
         }
     }
 }

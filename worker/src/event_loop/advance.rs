@@ -31,8 +31,8 @@ pub(super) enum Next {
     HandOver(WorkerId),
     /// Its end.
     Close,
-    /// The disk thread that has it, or its turn.
-    Lent,
+    /// What has no deadline: the disk thread that has it, its turn, the next second.
+    Untimed,
 }
 
 impl Worker {
@@ -42,7 +42,7 @@ impl Worker {
             let Some(conn) = self.conns.get_mut(key) else { return };
             let waiting = conn.unsent();
             let next = match conn.flush() {
-                _ if conn.is_lent() => Next::Lent,
+                _ if conn.is_lent() => Next::Untimed,
                 Err(_) => Next::Close,
                 Ok(true) => self.step(key),
                 Ok(false) => {
@@ -74,7 +74,7 @@ impl Worker {
             State::Watching => self.ignore_input(key),
             State::Lent(loan) => {
                 conn.enter(State::Lent(loan));
-                Next::Lent
+                Next::Untimed
             }
             State::Between => Next::Close, // Cannot be: nobody knows what it was in.
         }
@@ -84,7 +84,7 @@ impl Worker {
     pub(super) fn act(&mut self, key: usize, next: Next) -> bool {
         match next {
             Next::Again => return true,
-            Next::Lent => self.timers.stop(key),
+            Next::Untimed => self.timers.stop(key),
             Next::Later => self.turns.queue(key),
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state(), State::Watching) => {}

@@ -56,7 +56,7 @@ impl Worker {
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
                     self.conns[key].enter(State::Queued(device, op));
-                    Next::Lent
+                    Next::Untimed
                 }
                 Heard::Watch => {
                     self.start_watching(key);
@@ -112,7 +112,7 @@ impl Worker {
         drop(conn.take_input());
         match conn.read(&mut self.scratch) {
             Read::Some(_) => Next::Later,
-            Read::Nothing => Next::Lent,
+            Read::Nothing => Next::Untimed,
             Read::End | Read::Broken => Next::Close,
         }
     }
@@ -125,6 +125,6 @@ impl Worker {
             return Next::Disk(device, op);
         }
         conn.enter(State::Queued(device, op));
-        if conn.has_ended() { Next::Close } else { Next::Lent }
+        if conn.has_ended() { Next::Close } else { Next::Untimed }
     }
 }

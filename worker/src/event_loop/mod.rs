@@ -6,7 +6,7 @@
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
 //! | `serve`, `cached`, `obey` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
-//! | `discard`, `lend`, `loans`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
+//! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
 //! | `orders`, `drain` | what the master and signals say; leaving |
 //! | `unsaid` | what the sidechannel asks of the whole node, on its way to the master |
@@ -22,6 +22,7 @@ mod discard;
 mod docroots;
 mod drain;
 mod give_way;
+mod hand_over;
 mod lend;
 mod lines;
 mod loans;
@@ -31,7 +32,6 @@ mod parcels;
 mod requests;
 mod serve;
 mod tick;
-mod transfer;
 mod turns;
 mod unsaid;
 

@@ -11,7 +11,7 @@
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
-//! | [`dir_needs`] | when a directory descriptor is opened, shared and let go |
+//! | [`dirs_in_use`] | when a directory descriptor is opened, shared and let go |
 //! | [`life`] | signs of life of the disks themselves |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
@@ -36,7 +36,7 @@ pub mod completions;
 pub mod device;
 pub mod device_dir;
 pub mod devices;
-pub mod dir_needs;
+pub mod dirs_in_use;
 pub mod disk_fd;
 pub mod docroot;
 pub mod docroot_watch;

@@ -63,7 +63,7 @@ use crate::control::{Channel, Up};
 use crate::disk::clerk::Clerk;
 use crate::disk::completions::Done;
 use crate::disk::devices::Devices;
-use crate::disk::dir_needs::DirNeeds;
+use crate::disk::dirs_in_use::DirsInUse;
 use crate::disk::hot_files::OpenFiles;
 use crate::disk::listings::Listings;
 use crate::disk::operation::Outcome;
@@ -133,7 +133,7 @@ pub(crate) struct Worker {
 
     // Disks.
     devices: Devices,
-    dirs: DirNeeds,
+    dirs: DirsInUse,
     listings: Listings,
     files: OpenFiles,
     clerk: Clerk,
@@ -207,7 +207,7 @@ impl Worker {
             out: Vec::new(),
             scratch: vec![0; READ_BUFFER],
             devices,
-            dirs: DirNeeds::default(),
+            dirs: DirsInUse::default(),
             listings: Listings::default(),
             files: OpenFiles::new(descriptors),
             clerk: Clerk::new(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::disk::device::Device;
 use crate::disk::errands;
-use crate::disk::life::Lives;
+use crate::disk::liveness::Liveness;
 use crate::disk::mounted::Guard;
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Lack, Pool};
@@ -35,7 +35,7 @@ pub struct Devices {
     pools: BTreeMap<DeviceKey, Pool<Work>>,
     /// Threads for each device.
     threads: usize,
-    lives: Lives,
+    liveness: Liveness,
     /// How often usage files are written.
     usage_interval: Duration,
     /// When they were last gone through for that.
@@ -70,7 +70,7 @@ impl Devices {
             known: BTreeMap::new(),
             pools: BTreeMap::new(),
             threads,
-            lives: Lives::default(),
+            liveness: Liveness::default(),
             usage_interval,
             looked: 0,
         }
@@ -264,7 +264,7 @@ impl Devices {
     /// Reads the stall clock of each pool of threads, says on the scoreboard how its device does,
     /// and returns who waits in vain: DESIGN.md, "Stall clock".
     pub(crate) fn read_stall_clocks(&mut self, timeout: Duration, clock: &Clock) -> Vec<InVain> {
-        self.lives.begin_round();
+        self.liveness.begin_round();
         let keys: Vec<DeviceKey> = self.pools.keys().copied().collect();
         keys.into_iter().filter_map(|key| self.read_stall_clock(key, timeout, clock)).collect()
     }
@@ -281,7 +281,7 @@ impl Devices {
         let waiting = evidence.oldest.max(evidence.oldest_pace).unwrap_or_default();
         if waiting >= LOOK_AT_DISK {
             let disk = slot.and_then(|slot| slot.disk());
-            let life = disk.and_then(|disk| self.lives.of(disk, clock.now()));
+            let life = disk.and_then(|disk| self.liveness.of(disk, clock.now()));
             evidence.since_disk = life.map(|life| life.since_alive());
             evidence.since_move = life.map(|life| life.since_move());
         }

@@ -12,7 +12,7 @@
 //! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
 //! | [`dirs_in_use`] | when a directory descriptor is opened, shared and let go |
-//! | [`life`] | signs of life of the disks themselves |
+//! | [`liveness`] | signs of life of the disks themselves |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
 //! | [`commit`] | a PUT from temporary to final name; what each failing call does |
@@ -46,8 +46,8 @@ pub mod flush;
 pub mod folders;
 pub mod harmless;
 pub mod hot_files;
-pub mod life;
 pub mod listings;
+pub mod liveness;
 pub mod loan;
 pub mod md5;
 pub mod mounted;

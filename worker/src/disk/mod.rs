@@ -26,11 +26,11 @@
 //! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
-//! | [`usage`], [`busy`], [`clerk`] | how full a device is, how busy its disk; who measures that |
+//! | [`usage`], [`busy`], [`busy_monitor`] | how full a device is, how busy its disk; who measures that |
 //! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
-pub mod clerk;
+pub mod busy_monitor;
 pub mod commit;
 pub mod completions;
 pub mod device;

@@ -60,7 +60,7 @@ use crate::clients::timers::Timers;
 use crate::clients::watchers::Watchers;
 use crate::clock::Clock;
 use crate::control::{Channel, Up};
-use crate::disk::clerk::Clerk;
+use crate::disk::busy_monitor::BusyMonitor;
 use crate::disk::completions::Done;
 use crate::disk::devices::Devices;
 use crate::disk::dirs_in_use::DirsInUse;
@@ -136,7 +136,7 @@ pub(crate) struct Worker {
     dirs: DirsInUse,
     listings: Listings,
     files: OpenFiles,
-    clerk: Clerk,
+    busy: BusyMonitor,
     /// Outcomes being looked at.
     done: Vec<Done>,
 }
@@ -210,7 +210,7 @@ impl Worker {
             dirs: DirsInUse::default(),
             listings: Listings::default(),
             files: OpenFiles::new(descriptors),
-            clerk: Clerk::new(),
+            busy: BusyMonitor::new(),
             done: Vec::new(),
         })
     }
@@ -242,7 +242,7 @@ impl Worker {
             }
             self.turns.end_round(self.clock.now());
         }
-        self.clerk.stop();
+        self.busy.stop();
         Ok(())
     }
 

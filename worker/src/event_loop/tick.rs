@@ -56,10 +56,10 @@ impl Worker {
     /// shortly before.
     fn keep_watch(&mut self, monotonic: u64) {
         if self.must_measure() {
-            if self.clerk.reading_is_due(monotonic) {
-                self.clerk.measure(self.board, monotonic);
+            if self.busy.reading_is_due(monotonic) {
+                self.busy.measure(self.board, monotonic);
             }
-            self.tick_in(self.clerk.until_reading(monotonic));
+            self.tick_in(self.busy.until_reading(monotonic));
         }
         if self.watchers.is_due(monotonic) {
             self.send_groups();

@@ -11,7 +11,7 @@
 //! | `orders`, `drain` | what the master and signals say; leaving |
 //! | `unsaid` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
-//! | `turns`, `give_way` | who goes on without an event; when the loop lets the disk threads run first |
+//! | `turns`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
 
 mod accept;
 mod adopt;
@@ -21,7 +21,6 @@ mod devices;
 mod discard;
 mod docroots;
 mod drain;
-mod give_way;
 mod hand_over;
 mod lend;
 mod lines;
@@ -34,6 +33,7 @@ mod serve;
 mod tick;
 mod turns;
 mod unsaid;
+mod yielding;
 
 pub use tick::odd_usage_interval;
 

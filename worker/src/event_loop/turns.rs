@@ -1,7 +1,7 @@
 //! What the loop does next of its own accord: who goes on without an event, and when it looks at
 //! the clock again.
 
-use crate::event_loop::give_way::GiveWay;
+use crate::event_loop::yielding::Yielding;
 
 /// A tick is never further ahead, in milliseconds.
 const MOST_AHEAD: u64 = 1000;
@@ -12,7 +12,7 @@ pub(super) struct Turns {
     /// Connections that go on after the others have had their turn.
     again: Vec<usize>,
     next_tick: u64,
-    give_way: GiveWay,
+    yielding: Yielding,
 }
 
 impl Turns {
@@ -52,13 +52,13 @@ impl Turns {
     }
 
     /// Disk threads have been given short work, for which they should have the processor.
-    pub(super) fn give_way(&mut self) {
-        self.give_way.want();
+    pub(super) fn yield_after_round(&mut self) {
+        self.yielding.want();
     }
 
     /// The round is over.
     pub(super) fn end_round(&mut self, now: u64) {
-        self.give_way.at_end_of_round(now);
+        self.yielding.at_end_of_round(now);
     }
 }
 

@@ -85,7 +85,7 @@ impl Worker {
         match next {
             Next::Again => return true,
             Next::Untimed => self.timers.stop(key),
-            Next::Later => self.turns.queue(key),
+            Next::Later => self.schedule.queue(key),
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state(), State::Watching) => {}
             Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),

@@ -43,7 +43,7 @@ impl Worker {
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
         if op.is_short() && self.neighbours.is_empty() {
-            self.turns.yield_after_round();
+            self.schedule.yield_after_round();
         }
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };

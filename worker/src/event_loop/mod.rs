@@ -11,7 +11,7 @@
 //! | `orders`, `drain` | what the master and signals say; leaving |
 //! | `unsaid` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
-//! | `turns`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
+//! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
 
 mod accept;
 mod adopt;
@@ -29,9 +29,9 @@ mod obey;
 mod orders;
 mod parcels;
 mod requests;
+mod schedule;
 mod serve;
 mod tick;
-mod turns;
 mod unsaid;
 mod yielding;
 
@@ -70,8 +70,8 @@ use crate::disk::operation::Outcome;
 use crate::disk::work::Context;
 use crate::event_loop::drain::Drain;
 use crate::event_loop::loans::Loans;
+use crate::event_loop::schedule::Schedule;
 use crate::event_loop::tick::usage_interval;
-use crate::event_loop::turns::Turns;
 use crate::event_loop::unsaid::Unsaid;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::fsck::FsckQueues;
@@ -105,7 +105,7 @@ pub(crate) struct Worker {
     /// What disk threads share with the loop.
     context: Arc<Context>,
     clock: Clock,
-    turns: Turns,
+    schedule: Schedule,
     drain: Drain,
 
     // The way in and out.
@@ -188,7 +188,7 @@ impl Worker {
             settings: spec.settings,
             context,
             clock: Clock::start()?,
-            turns: Turns::default(),
+            schedule: Schedule::default(),
             drain: Drain::default(),
             poll,
             signals,
@@ -237,18 +237,18 @@ impl Worker {
             self.share_dirs();
             self.take_parcels();
             self.continue_others();
-            if self.turns.tick_is_due(self.clock.now()) {
+            if self.schedule.tick_is_due(self.clock.now()) {
                 self.tick();
             }
-            self.turns.end_round(self.clock.now());
+            self.schedule.end_round(self.clock.now());
         }
         self.busy.stop();
         Ok(())
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = self.turns.has_some() || self.inbox.is_ready();
-        let ahead = if busy { 0 } else { self.turns.until_tick(self.clock.now()) };
+        let busy = self.schedule.has_some() || self.inbox.is_ready();
+        let ahead = if busy { 0 } else { self.schedule.until_tick(self.clock.now()) };
         let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -293,7 +293,7 @@ impl Worker {
     }
 
     fn continue_others(&mut self) {
-        for key in self.turns.take() {
+        for key in self.schedule.take() {
             self.advance(key);
         }
     }

@@ -135,7 +135,7 @@ impl Worker {
     /// when the connection at hand has been seen to.
     pub(super) fn leave_fsck(&mut self, key: usize) {
         for next in self.fsck.leave(key) {
-            self.turns.queue(next);
+            self.schedule.queue(next);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Worker {
     pub(super) fn tick(&mut self) {
         let monotonic = self.clock.monotonic();
         let ahead = if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
-        self.turns.set_tick(self.clock.now() + ahead);
+        self.schedule.set_tick(self.clock.now() + ahead);
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     pub(super) fn tick_in(&mut self, millis: u64) {
-        self.turns.tick_in(millis, self.clock.now());
+        self.schedule.tick_in(millis, self.clock.now());
     }
 
     /// Something has begun that the stall clock must see.

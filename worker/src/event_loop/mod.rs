@@ -9,7 +9,7 @@
 //! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
 //! | `orders`, `drain` | what the master and signals say; leaving |
-//! | `unsaid` | what the sidechannel asks of the whole node, on its way to the master |
+//! | `to_master` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
 //! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
 
@@ -32,7 +32,7 @@ mod requests;
 mod schedule;
 mod serve;
 mod tick;
-mod unsaid;
+mod to_master;
 mod yielding;
 
 pub use tick::odd_usage_interval;
@@ -72,7 +72,7 @@ use crate::event_loop::drain::Drain;
 use crate::event_loop::loans::Loans;
 use crate::event_loop::schedule::Schedule;
 use crate::event_loop::tick::usage_interval;
-use crate::event_loop::unsaid::Unsaid;
+use crate::event_loop::to_master::ToMaster;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::fsck::FsckQueues;
 use crate::spec::{Settings, WorkerId, WorkerSpec};
@@ -113,7 +113,7 @@ pub(crate) struct Worker {
     signals: Signals,
     control: Channel,
     /// For the master, when the channel takes it.
-    unsaid: Unsaid,
+    to_master: ToMaster,
     listeners: Listeners,
     inbox: Inbox,
     neighbours: Neighbours,
@@ -193,7 +193,7 @@ impl Worker {
             poll,
             signals,
             control: spec.control,
-            unsaid: Unsaid::default(),
+            to_master: ToMaster::default(),
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
             inbox: Inbox::new(spec.inbox, descriptors),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),

@@ -34,7 +34,7 @@ impl Worker {
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
-        self.say_unsaid();
+        self.tell_master();
         self.watch_devices();
         self.inbox.note_room(); // Something may have been closed elsewhere.
         self.resume_listeners();

@@ -6,7 +6,7 @@ use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
-use crate::event_loop::obey::Heard;
+use crate::event_loop::commands::Heard;
 use crate::event_loop::requests::{BATCH, Used};
 use crate::sidechannel::line::{self, Line};
 use crate::sidechannel::watch;
@@ -32,7 +32,7 @@ impl Worker {
                     break Next::Close;
                 }
             };
-            let heard = self.obey_line(key, line::parse(line));
+            let heard = self.do_command(key, line::parse(line));
             if !matches!(heard, Heard::Move(_)) {
                 self.slot.requests.fetch_add(1, Relaxed);
             }

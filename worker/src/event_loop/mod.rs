@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
-//! | `serve`, `cached`, `obey` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
+//! | `serve`, `cached`, `commands` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
 //! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
 //! | `orders`, `drain` | what the master and signals say; leaving |
@@ -17,6 +17,7 @@ mod accept;
 mod adopt;
 mod advance;
 mod cached;
+mod commands;
 mod devices;
 mod discard;
 mod docroots;
@@ -25,7 +26,6 @@ mod hand_over;
 mod lend;
 mod lines;
 mod loans;
-mod obey;
 mod orders;
 mod parcels;
 mod requests;

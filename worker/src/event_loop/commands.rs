@@ -32,7 +32,7 @@ pub(super) enum Heard {
 
 impl Worker {
     /// Does what a line says.
-    pub(super) fn obey_line(&mut self, key: usize, command: Command<'_>) -> Heard {
+    pub(super) fn do_command(&mut self, key: usize, command: Command<'_>) -> Heard {
         match command {
             Command::Blank => self.say(""),
             Command::Unknown(word) => {

@@ -8,7 +8,7 @@
 //! | `serve`, `cached`, `commands` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
 //! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
-//! | `orders`, `drain` | what the master and signals say; leaving |
+//! | `from_master`, `drain` | what the master and signals say; leaving |
 //! | `to_master` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
 //! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
@@ -22,11 +22,11 @@ mod devices;
 mod discard;
 mod docroots;
 mod drain;
+mod from_master;
 mod hand_over;
 mod lend;
 mod lines;
 mod loans;
-mod orders;
 mod parcels;
 mod requests;
 mod schedule;

@@ -16,7 +16,7 @@
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
 //! | `words` | what a successor says on its standard error |
-//! | `hearing` | what workers say |
+//! | `from_workers` | what workers say |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
@@ -24,8 +24,8 @@ mod act;
 mod become_successor;
 pub mod children;
 pub mod devices;
+mod from_workers;
 mod health;
-mod hearing;
 mod heirs;
 pub mod links;
 pub mod plan;

@@ -12,7 +12,7 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
-//! | `said` | what a successor says through its pipe |
+//! | `successor_pipe` | what a successor says through its pipe |
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
 //! | `words` | what a successor says on its standard error |
@@ -32,10 +32,10 @@ pub mod plan;
 pub mod policy;
 mod reload;
 mod requests;
-mod said;
 mod signals;
 pub mod spawn;
 mod status;
+mod successor_pipe;
 mod upgrade;
 mod words;
 

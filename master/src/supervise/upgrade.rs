@@ -20,7 +20,7 @@ use rmogstored_worker::control::Channel;
 use super::Supervisor;
 use super::become_successor::{CANNOT_EXECUTE, Left};
 use super::policy::{Exit, Phase};
-use super::said::Said;
+use super::successor_pipe::Said;
 use super::words::Words;
 use crate::invocation::c_path;
 use crate::notify;

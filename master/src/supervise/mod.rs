@@ -15,7 +15,7 @@
 //! | `successor_pipe` | what a successor says through its pipe |
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
-//! | `words` | what a successor says on its standard error |
+//! | `successor_stderr` | what a successor says on its standard error |
 //! | `from_workers` | what workers say |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
@@ -36,8 +36,8 @@ mod signals;
 pub mod spawn;
 mod status;
 mod successor_pipe;
+mod successor_stderr;
 mod upgrade;
-mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

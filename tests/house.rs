@@ -1,4 +1,5 @@
-//! The rules of the house: who may import whom, and how long a file and a function may be.
+//! The rules of the house: who may import whom, what shows its fields, and how long a file and a
+//! function may be.
 //!
 //! Looks at the sources as they are in this tree, with the tests that stand in them left out.
 
@@ -8,7 +9,10 @@ use std::path::{Path, PathBuf};
 
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
-use syn::{Attribute, ImplItemFn, Item, ItemFn, ItemMod, ItemUse, UseTree};
+use syn::{
+    Attribute, Field, ImplItem, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, ItemStruct, ItemUse,
+    Type, UseTree, Visibility,
+};
 
 /// Every crate.
 const CRATES: [&str; 4] = ["src", "master/src", "worker/src", "contrib/bench/src"];
@@ -21,6 +25,9 @@ const FLOORS: [&[&str]; 5] = [
     &["clients", "http", "sidechannel"],
     &["event_loop"],
 ];
+/// Parts of the worker that show fields all the same: counters in memory that all processes share,
+/// each for itself; and what an operation is lent for one turn.
+const OPEN: [&str; 3] = ["WorkerSlot", "DeviceSlot", "Turn"];
 /// For tests alone.
 const SCAFFOLDS: [&str; 2] = ["failing_disk", "testing"];
 /// Lines of a file, at most.
@@ -71,6 +78,17 @@ fn only_the_loop_knows_the_worker() {
 }
 
 #[test]
+fn the_worker_s_parts_keep_their_fields_to_themselves() {
+    let mut structs = Structs::default();
+    for path in modules("worker/src").values() {
+        structs.visit_file(&parsed(path));
+    }
+    assert!(structs.shown.len() > 20, "{}", structs.shown.len());
+    let parts: Vec<_> = structs.parts().filter(|name| !OPEN.contains(name)).collect();
+    assert!(parts.is_empty(), "they show fields: {parts:?}");
+}
+
+#[test]
 fn files_are_short() {
     let files: Vec<_> = CRATES.into_iter().chain(["tests"]).flat_map(sources).collect();
     assert!(files.len() > 200, "{}", files.len());
@@ -109,6 +127,21 @@ fn a_circle_is_found_and_what_only_leads_to_one() {
     assert!(circle(graph(&[("a", &["b"]), ("b", &["c"]), ("c", &[])])).is_empty());
     let found = circle(graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b", "d"]), ("d", &[])]));
     assert_eq!(found.into_keys().collect::<Vec<_>>(), [["a"], ["b"], ["c"]]);
+}
+
+#[test]
+fn a_part_that_shows_a_field_is_found() {
+    let parts = |text: &str| {
+        let mut structs = Structs::default();
+        structs.visit_file(&syn::parse_file(text).unwrap());
+        structs.parts().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(parts("struct A { pub a: u8, b: u8 }"), "A", "it has something to hide");
+    assert_eq!(parts("struct A { pub a: u8 } impl A { fn f(&mut self) {} }"), "A");
+    assert_eq!(parts("struct A { pub(crate) a: AtomicU8 }"), "A");
+    assert_eq!(parts("struct A { pub a: u8 } impl A { fn f(&self) {} fn g(mut self) {} }"), "");
+    assert_eq!(parts("struct A { a: u8 } impl A { fn f(&mut self) {} }"), "");
+    assert_eq!(parts("#[cfg(test)] mod tests { struct A { pub a: u8, b: u8 } }"), "");
 }
 
 #[test]
@@ -270,6 +303,62 @@ impl<'ast> Visit<'ast> for Uses {
         }
         visit::visit_path(self, path);
     }
+}
+
+/// Structs that show fields, with whether that alone makes them parts; and those that a method
+/// changes. Known by their names alone.
+#[derive(Default)]
+struct Structs {
+    shown: BTreeMap<String, bool>,
+    changed: BTreeSet<String>,
+}
+
+impl Structs {
+    /// Parts that show fields. Plain data shows all of its fields, and has no method that changes
+    /// it: whoever has it may.
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        let is_part = |(name, part): &(&String, &bool)| **part || self.changed.contains(*name);
+        self.shown.iter().filter(is_part).map(|(name, _)| name.as_str())
+    }
+}
+
+impl<'ast> Visit<'ast> for Structs {
+    fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+        if !is_for_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_struct(&mut self, item: &'ast ItemStruct) {
+        let is_shown = |field: &&Field| !matches!(field.vis, Visibility::Inherited);
+        let (shown, hidden): (Vec<_>, Vec<_>) = item.fields.iter().partition(is_shown);
+        if !shown.is_empty() {
+            let part = !hidden.is_empty() || shown.into_iter().any(changes_when_shared);
+            self.shown.insert(item.ident.to_string(), part);
+        }
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        let changes = |item: &ImplItem| {
+            let ImplItem::Fn(function) = item else { return false };
+            let me = function.sig.receiver();
+            me.is_some_and(|me| me.reference.is_some() && me.mutability.is_some())
+        };
+        if let Type::Path(of) = &*item.self_ty
+            && item.items.iter().any(changes)
+        {
+            self.changed.extend(of.path.segments.last().map(|part| part.ident.to_string()));
+        }
+    }
+}
+
+/// A lock, an atomic, or the like.
+fn changes_when_shared(field: &Field) -> bool {
+    let Type::Path(of) = &field.ty else { return false };
+    of.path.segments.iter().any(|part| {
+        let name = part.ident.to_string();
+        name.starts_with("Atomic") || ["Mutex", "Cell", "RefCell", "OnceLock"].contains(&&*name)
+    })
 }
 
 /// The functions of a file, and how many lines each has.

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::execve;
 use rmogstored_worker::control::Channel;
 
-use super::{Supervisor, words};
+use super::{Supervisor, successor_stderr};
 use crate::legacy::{self, Legacy};
 use crate::listeners::Bound;
 use crate::notify::WATCHDOG_PID;
@@ -58,7 +58,8 @@ impl Supervisor {
         let kept = listeners.chain(others.into_iter().flatten());
         let result =
             kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
-        let environment = self.environment(pipe.as_fd(), words::speak(stderr).is_ok(), &left);
+        let environment =
+            self.environment(pipe.as_fd(), successor_stderr::speak(stderr).is_ok(), &left);
         sys::restore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
         let errno = match (result, SigSet::empty().thread_set_mask()) {
             (Some(Err(errno)), _) | (_, Err(errno)) => errno,

@@ -12,11 +12,11 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
-//! | `said` | what a successor says through its pipe |
+//! | `successor_pipe` | what a successor says through its pipe |
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
-//! | `words` | what a successor says on its standard error |
-//! | `hearing` | what workers say |
+//! | `successor_stderr` | what a successor says on its standard error |
+//! | `from_workers` | what workers say |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
@@ -24,20 +24,20 @@ mod act;
 mod become_successor;
 pub mod children;
 pub mod devices;
+mod from_workers;
 mod health;
-mod hearing;
 mod heirs;
 pub mod links;
 pub mod plan;
 pub mod policy;
 mod reload;
 mod requests;
-mod said;
 mod signals;
 pub mod spawn;
 mod status;
+mod successor_pipe;
+mod successor_stderr;
 mod upgrade;
-mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -20,8 +20,8 @@ use rmogstored_worker::control::Channel;
 use super::Supervisor;
 use super::become_successor::{CANNOT_EXECUTE, Left};
 use super::policy::{Exit, Phase};
-use super::said::Said;
-use super::words::Words;
+use super::successor_pipe::Said;
+use super::successor_stderr::Stderr;
 use crate::invocation::c_path;
 use crate::notify;
 use crate::pidfile::{self, PidfileError};
@@ -54,7 +54,7 @@ struct Successor {
     stage: Stage,
     pipe: PipeReader,
     said: Said,
-    words: Words,
+    words: Stderr,
     /// systemd was told that it is the main process.
     announced: bool,
     /// Its workers' inboxes come this way.
@@ -132,7 +132,7 @@ impl Supervisor {
         if let Some(offers) = &offers {
             self.register(offers, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
         }
-        let (spoken, stderr) = Words::new(self.poll.registry(), TOKEN).map_err(failed("pipe"))?;
+        let (spoken, stderr) = Stderr::new(self.poll.registry(), TOKEN).map_err(failed("pipe"))?;
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
             let left = Left { legacy, succession: theirs };
             self.become_successor(&executable, &words, writer, &stderr, left)
@@ -353,7 +353,7 @@ mod tests {
                 stage,
                 pipe,
                 said,
-                words: Words::default(),
+                words: Stderr::default(),
                 announced: false,
                 offers: None,
             }

@@ -10,11 +10,11 @@ use crate::clients::neighbours::Passenger;
 use crate::disk::completions::Socket;
 use crate::disk::device::Device;
 use crate::disk::loan::Loan;
-use crate::disk::operation::{Need, Op};
-use crate::http::answer::Status;
-use crate::http::chunked::Chunked;
-use crate::http::get::Transfer;
-use crate::http::head::{HeadScan, Request};
+use crate::disk::operation::{Answered, Need, Op};
+use crate::disk::work::Borrowed;
+use crate::http::discard::Discard;
+use crate::http::head::HeadScan;
+use crate::http::transfer::Sending;
 use crate::spec::{Service, SiteId};
 use crate::sys::socket;
 
@@ -22,27 +22,23 @@ use crate::sys::socket;
 #[derive(Debug)]
 pub struct Conn {
     /// Shared with the disk thread that borrows it.
-    pub socket: Arc<Socket>,
-    /// Who is on the other side.
+    socket: Arc<Socket>,
     peer: Peer,
-    /// What is spoken.
-    pub service: Service,
-    /// Which docroot it is about.
-    pub site: SiteId,
+    service: Service,
+    site: SiteId,
     /// The socket may have something to read.
-    pub readable: bool,
+    readable: bool,
     /// The socket may take something.
-    pub writable: bool,
+    writable: bool,
     /// The peer has shut down its writing side.
-    pub ended: bool,
+    ended: bool,
     /// Close once the output is sent.
-    pub closing: Option<Ending>,
-    /// What goes on.
-    pub state: State,
+    closing: Option<Ending>,
+    state: State,
     /// Read, not yet understood.
-    pub input: Vec<u8>,
+    input: Vec<u8>,
     /// Written, not yet sent.
-    pub output: Vec<u8>,
+    output: Vec<u8>,
 }
 
 /// An address and a port in little space: idle connections are many.
@@ -91,6 +87,13 @@ pub enum State {
     Lingering(u32),
 }
 
+impl State {
+    /// Between two requests.
+    pub fn idle() -> State {
+        State::Reading(HeadScan::default())
+    }
+}
+
 /// How a connection is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
@@ -99,44 +102,6 @@ pub enum Ending {
     /// The peer may be sending: a plain close would reset the connection, and the peer could
     /// lose the answer.
     Lingering,
-}
-
-/// A body being thrown away.
-#[derive(Debug)]
-pub struct Discard {
-    /// How it is framed.
-    pub left: Left,
-    /// What follows.
-    pub then: Then,
-}
-
-/// How much of a body is left.
-#[derive(Debug)]
-pub enum Left {
-    /// So many bytes.
-    Length(u64),
-    /// Chunks, of which so many bytes may still come, and so many with their framing.
-    Chunked(Box<Chunked>, u64, u64),
-}
-
-/// What follows a body that was thrown away.
-#[derive(Debug)]
-pub enum Then {
-    /// The request is served.
-    Serve(Box<Request>),
-    /// It was refused.
-    Answer(Status, bool),
-}
-
-/// A file being sent by the loop, with the request in case a disk thread must take over.
-#[derive(Debug)]
-pub struct Sending {
-    /// The file.
-    pub transfer: Transfer,
-    /// Whose answer it is.
-    pub request: Request,
-    /// The peer did not take more when it was last tried.
-    pub waits: bool,
 }
 
 /// What a read brought.
@@ -170,13 +135,133 @@ impl Conn {
             writable: false,
             ended: false,
             closing: None,
-            state: State::Reading(HeadScan::default()),
+            state: State::idle(),
             input,
             output: Vec::new(),
         }
     }
 
+    /// What is spoken.
+    #[inline]
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// Which docroot it is about.
+    #[inline]
+    pub fn site(&self) -> SiteId {
+        self.site
+    }
+
+    /// What goes on.
+    #[inline]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// From now on something else goes on.
+    #[inline]
+    pub fn enter(&mut self, state: State) {
+        self.state = state;
+    }
+
+    /// Takes out what goes on, to go on with it: whoever does says what it enters.
+    #[inline]
+    pub fn leave_state(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Between)
+    }
+
+    /// What epoll has told of the socket. A disk thread that has it is to hear of input.
+    pub fn note_event(&mut self, readable: bool, writable: bool, ended: bool) {
+        self.readable |= readable || ended;
+        self.writable |= writable;
+        self.ended |= ended;
+        if self.readable && self.is_lent() {
+            self.socket.set_wanted(true);
+        }
+    }
+
+    /// Whether the socket may have something to read.
+    #[inline]
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// There may be something to read that no event has told of.
+    #[inline]
+    pub fn look_again(&mut self) {
+        self.readable = true;
+    }
+
+    /// Whether the socket may take something.
+    #[inline]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// What follows is sent past [`Conn::send`], until the socket takes no more. Readiness is
+    /// edge-triggered: what is told of afterwards is news.
+    #[inline]
+    pub fn feed(&mut self) -> BorrowedFd<'_> {
+        self.writable = false;
+        self.socket.as_fd()
+    }
+
+    /// Whether the peer has shut down its writing side.
+    #[inline]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether an operation that waits for the socket can go on.
+    pub fn is_ready_for(&self, need: Need) -> bool {
+        match need {
+            Need::Read => self.readable,
+            Need::Write => self.writable,
+        }
+    }
+
+    /// The same, for one that goes on now if it can: what there is to read it reads.
+    pub fn go_on_if_ready_for(&mut self, need: Need) -> bool {
+        let ready = self.is_ready_for(need);
+        self.readable &= !(ready && need == Need::Read);
+        ready
+    }
+
+    /// A disk thread gets the socket, by its key and its token in the loop.
+    pub fn lend(&mut self, key: usize, token: usize, loan: Arc<Loan>) -> Borrowed {
+        self.state = State::Lent(Arc::clone(&loan));
+        self.writable = false;
+        self.socket.set_wanted(self.readable);
+        let (socket, peer) = (Arc::clone(&self.socket), self.peer());
+        Borrowed { key, token, socket, peer, more_input: !self.input.is_empty(), loan }
+    }
+
+    /// Takes the socket away from the thread that has it: [`Socket::reclaim`]. What is known of
+    /// its readiness may be old.
+    pub fn reclaim(&mut self) -> io::Result<()> {
+        self.socket = Arc::new(self.socket.reclaim()?);
+        (self.readable, self.writable) = (true, true);
+        Ok(())
+    }
+
+    /// Takes what a disk thread's answer has left. Returns how the connection is to be closed if
+    /// that was its last.
+    pub fn note_answered(&mut self, answered: Answered) -> Ending {
+        let Answered { unsent, leftover, has_read, .. } = answered;
+        if !leftover.is_empty() {
+            self.input = leftover;
+        }
+        self.output = unsent;
+        self.readable |= has_read;
+        match !has_read && self.input.is_empty() {
+            true => Ending::Plain,
+            false => Ending::Lingering,
+        }
+    }
+
     /// True while a disk thread has the socket.
+    #[inline]
     pub fn is_lent(&self) -> bool {
         matches!(self.state, State::Lent(_))
     }
@@ -196,6 +281,63 @@ impl Conn {
     /// Its socket.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// What was read and not understood yet.
+    #[inline]
+    pub fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// The same, taken out to be looked at.
+    #[inline]
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// This is what was read and not understood.
+    #[inline]
+    pub fn put_back(&mut self, input: Vec<u8>) {
+        self.input = input;
+    }
+
+    /// How many bytes are written and not sent.
+    #[inline]
+    pub fn unsent(&self) -> usize {
+        self.output.len()
+    }
+
+    /// How it is closed once its output is sent, if it is.
+    #[inline]
+    pub fn ending(&self) -> Option<Ending> {
+        self.closing
+    }
+
+    /// Once its output is sent it is closed.
+    #[inline]
+    pub fn close_after_output(&mut self, ending: Ending) {
+        self.closing = Some(ending);
+    }
+
+    /// Closed for writing: what still comes is thrown away, up to `most` bytes.
+    pub fn linger(&mut self, most: u32) {
+        self.closing = None;
+        self.input = Vec::new();
+        self.state = State::Lingering(most);
+        self.readable = true;
+    }
+
+    /// The head of a file's answer waits for the peer, and so does the file.
+    pub fn note_head_waits(&mut self) {
+        if let State::Sending(sending) = &mut self.state {
+            sending.note_wait();
+        }
+    }
+
+    /// Closes the socket. What was going on is given back, with the docroot it was about.
+    pub fn close(self) -> (SiteId, State) {
+        drop(self.socket);
+        (self.site, self.state)
     }
 
     /// What another worker gets of it, with what was read and not answered.
@@ -225,6 +367,15 @@ impl Conn {
             }
             Err(_) => Read::Broken,
         }
+    }
+
+    /// Reads what is there, by way of `buffer`, behind what was read before.
+    pub fn read_more(&mut self, buffer: &mut [u8]) -> Read {
+        let read = self.read(buffer);
+        if let Read::Some(n) = read {
+            self.input.extend_from_slice(&buffer[..n]);
+        }
+        read
     }
 
     /// Sends `bytes`, and keeps what the socket does not take. `Err`: the peer is gone.
@@ -257,19 +408,4 @@ impl Conn {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn idle_connection_takes_little_room() {
-        assert!(size_of::<Conn>() <= 112, "{}", size_of::<Conn>());
-    }
-
-    #[test]
-    fn peer_keeps_address_and_port() {
-        for text in ["127.0.0.1:7500", "[2001:db8::1]:65535", "[::1]:1"] {
-            let address: SocketAddr = text.parse().unwrap();
-            assert_eq!(Peer::new(address).address(), address);
-        }
-    }
-}
+mod tests;

@@ -36,7 +36,7 @@ impl Table {
 
     /// The connection that a disk thread has had, unless it is gone or has been taken back.
     pub fn lent(&mut self, client: &Client) -> Option<&mut Conn> {
-        let is_it = |conn: &&mut Conn| match &conn.state {
+        let is_it = |conn: &&mut Conn| match conn.state() {
             State::Lent(loan) => Arc::ptr_eq(loan, &client.loan),
             _ => false,
         };
@@ -96,7 +96,7 @@ mod tests {
     fn lend(table: &mut Table, key: usize) -> Client {
         let device = DeviceKey { site: SiteId(0), devid: 1 };
         let loan = Arc::new(Loan::new(device, Style::Http(false), Stage::Fresh, 0, false));
-        table[key].state = State::Lent(Arc::clone(&loan));
+        table[key].enter(State::Lent(Arc::clone(&loan)));
         Client { key, loan }
     }
 
@@ -114,7 +114,7 @@ mod tests {
         let other = lend(&mut table, second);
         assert!(table.lent(&client).is_none(), "it is another loan");
         assert!(table.lent(&other).is_some());
-        table[second].state = State::Lingering(1);
+        table[second].enter(State::Lingering(1));
         assert!(table.lent(&other).is_none(), "it was taken back");
     }
 

@@ -31,7 +31,6 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
@@ -84,10 +83,10 @@ impl Incoming {
         let mut made = Made::default();
         let (file, place, folder) = with_folders(on, &dir, path, &mut made, || {
             let folder = open_folder(on, device, &dir, path, flush.folder_flags())?;
-            if dir.anonymous_files.load(Relaxed) {
+            if dir.has_anonymous_files() {
                 match create_anonymous(on, &folder) {
                     Err(e) if lacks_anonymous_files(&e) => {
-                        dir.anonymous_files.store(false, Relaxed);
+                        dir.set_anonymous_files(false);
                     }
                     file => return file.map(|file| (file, Place::Anonymous, Some(folder))),
                 }

@@ -28,16 +28,16 @@ const STALE: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub struct Device {
     /// Which one.
-    pub key: DeviceKey,
+    key: DeviceKey,
     path: PathBuf,
     dirs: Mutex<Dirs>,
     swept: AtomicBool,
     /// It has a usage file, and requests for that are answered from memory.
-    pub usage: bool,
+    usage: bool,
     /// A look at it is under way or waits for a thread.
-    pub looking: AtomicBool,
+    looking: AtomicBool,
     /// Something was stored or removed since the last look.
-    pub changed: AtomicBool,
+    changed: AtomicBool,
     looked: Mutex<Looked>,
     guard: Guard,
 }
@@ -91,6 +91,42 @@ impl Device {
     pub fn guarded(mut self, guard: Guard) -> Device {
         self.guard = guard;
         self
+    }
+
+    /// Which one.
+    #[inline]
+    pub fn key(&self) -> DeviceKey {
+        self.key
+    }
+
+    /// Whether it has a usage file, which is answered from memory.
+    #[inline]
+    pub fn has_usage(&self) -> bool {
+        self.usage
+    }
+
+    /// Something was stored or removed: a look is needed, now or when a second is over.
+    pub fn note_change(&self) {
+        self.changed.store(true, Relaxed);
+    }
+
+    /// Whether that has been since the last look.
+    pub fn has_changed(&self) -> bool {
+        self.changed.load(Relaxed)
+    }
+
+    /// Whoever is about to look at it, or to have a thread do so: true when nobody else does.
+    pub fn begin_look(&self) -> bool {
+        let free = !self.looking.swap(true, Relaxed);
+        if free {
+            self.changed.store(false, Relaxed);
+        }
+        free
+    }
+
+    /// The look is over.
+    pub fn end_look(&self) {
+        self.looking.store(false, Relaxed);
     }
 
     /// True, and the clock starts anew, when the last look is at least `interval` ago.

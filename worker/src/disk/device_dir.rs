@@ -26,9 +26,9 @@ pub struct DeviceDir {
     fd: DiskFd,
     opened: Instant,
     /// What a loop may do there.
-    pub traits: Traits,
+    traits: Traits,
     /// O_TMPFILE works, as far as is known.
-    pub anonymous_files: AtomicBool,
+    anonymous_files: AtomicBool,
     /// A disk thread has opened a file since the filesystem was mounted: [`DeviceDir::is_tried`].
     tried: AtomicBool,
 }
@@ -81,6 +81,22 @@ impl DeviceDir {
             anonymous_files,
             tried: AtomicBool::new(true),
         }
+    }
+
+    /// What a loop may do there.
+    #[inline]
+    pub fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    /// Whether O_TMPFILE works, as far as is known.
+    pub fn has_anonymous_files(&self) -> bool {
+        self.anonymous_files.load(Relaxed)
+    }
+
+    /// O_TMPFILE does not work, or does.
+    pub fn set_anonymous_files(&self, has: bool) {
+        self.anonymous_files.store(has, Relaxed);
     }
 
     /// How long ago it was opened.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::disk::device::Device;
 use crate::disk::errands;
-use crate::disk::life::Lives;
+use crate::disk::liveness::Liveness;
 use crate::disk::mounted::Guard;
 use crate::disk::path::DevPath;
 use crate::disk::pool::{Lack, Pool};
@@ -35,7 +35,7 @@ pub struct Devices {
     pools: BTreeMap<DeviceKey, Pool<Work>>,
     /// Threads for each device.
     threads: usize,
-    lives: Lives,
+    liveness: Liveness,
     /// How often usage files are written.
     usage_interval: Duration,
     /// When they were last gone through for that.
@@ -56,6 +56,7 @@ impl Devices {
     /// Of the docroots that a worker serves, with so many threads for each device.
     pub fn new(
         me: WorkerId,
+        board: Scoreboard,
         sites: Vec<Site>,
         context: Arc<Context>,
         threads: usize,
@@ -63,13 +64,13 @@ impl Devices {
     ) -> Devices {
         Devices {
             me,
-            board: context.host.board,
+            board,
             sites,
             context,
             known: BTreeMap::new(),
             pools: BTreeMap::new(),
             threads,
-            lives: Lives::default(),
+            liveness: Liveness::default(),
             usage_interval,
             looked: 0,
         }
@@ -152,7 +153,7 @@ impl Devices {
     /// Gives work to the device's threads. Work comes back when its queue is full or there is no
     /// thread.
     pub fn submit(&mut self, work: Work, max_queue: usize) -> Result<(), (Work, Lack)> {
-        let (key, limit) = (self.pool_key(work.device.key), self.threads);
+        let (key, limit) = (self.pool_key(work.device()), self.threads);
         let pool = || Pool::new(format!("disk {key}"), limit);
         self.pools.entry(key).or_insert_with(pool).submit(work, max_queue)
     }
@@ -253,9 +254,8 @@ impl Devices {
             }
             let device = self.get(key);
             let write = device.file_is_due(self.usage_interval);
-            let due = write || device.changed.load(Relaxed) && device.look_is_due(REFRESH);
-            if device.usage && due && !device.looking.swap(true, Relaxed) {
-                device.changed.store(false, Relaxed);
+            let due = write || device.has_changed() && device.look_is_due(REFRESH);
+            if device.has_usage() && due && device.begin_look() {
                 self.in_background(&device, Task::Look { write });
             }
         }
@@ -264,7 +264,7 @@ impl Devices {
     /// Reads the stall clock of each pool of threads, says on the scoreboard how its device does,
     /// and returns who waits in vain: DESIGN.md, "Stall clock".
     pub(crate) fn read_stall_clocks(&mut self, timeout: Duration, clock: &Clock) -> Vec<InVain> {
-        self.lives.begin_round();
+        self.liveness.begin_round();
         let keys: Vec<DeviceKey> = self.pools.keys().copied().collect();
         keys.into_iter().filter_map(|key| self.read_stall_clock(key, timeout, clock)).collect()
     }
@@ -281,7 +281,7 @@ impl Devices {
         let waiting = evidence.oldest.max(evidence.oldest_pace).unwrap_or_default();
         if waiting >= LOOK_AT_DISK {
             let disk = slot.and_then(|slot| slot.disk());
-            let life = disk.and_then(|disk| self.lives.of(disk, clock.now()));
+            let life = disk.and_then(|disk| self.liveness.of(disk, clock.now()));
             evidence.since_disk = life.map(|life| life.since_alive());
             evidence.since_move = life.map(|life| life.since_move());
         }
@@ -308,7 +308,7 @@ impl Devices {
 
     fn publish_traits(&self, key: DeviceKey, slot: &DeviceSlot) {
         if let Some(dir) = self.known.get(&key).and_then(|device| device.dir_at_hand()) {
-            let inline = dir.traits.inline_reads;
+            let inline = dir.traits().inline_reads;
             slot.inline_reads.store(if inline { 1 } else { 2 }, Relaxed);
             slot.closed.store(dir.closed().0, Relaxed);
         }

@@ -33,7 +33,7 @@ use crate::sys::file::{self, CACHED, View, open_below, page_size};
 /// `EPERM`: O_NOATIME was refused. Without it reading would change the inode, a journal
 /// transaction, which waits for a hung disk.
 pub fn open_cached(dir: &DeviceDir, path: &CStr) -> io::Result<DiskFd> {
-    let quiet = if dir.traits.updates_atime { libc::O_NOATIME } else { 0 };
+    let quiet = if dir.traits().updates_atime { libc::O_NOATIME } else { 0 };
     open_below(dir.in_loop(), path, READ | quiet, 0, CACHED).map(DiskFd::new)
 }
 

@@ -22,13 +22,13 @@ const TAKEN: u8 = 4;
 pub struct Loan {
     state: AtomicU8,
     /// The device whose threads have it.
-    pub device: DeviceKey,
+    device: DeviceKey,
     /// How it is answered if the disk does not.
-    pub style: Style,
+    style: Style,
     /// When it was lent, on the loop's clock.
-    pub since: u64,
+    since: u64,
     /// It is answered soon, whatever the disk does: usage before its first numbers.
-    pub urgent: bool,
+    urgent: bool,
 }
 
 /// How far an operation has come, as others must know.
@@ -55,6 +55,21 @@ impl Loan {
     /// An operation about to be lent.
     pub fn new(device: DeviceKey, style: Style, stage: Stage, since: u64, urgent: bool) -> Loan {
         Loan { state: AtomicU8::new(number(stage)), device, style, since, urgent }
+    }
+
+    /// The device whose threads have it.
+    pub fn device(&self) -> DeviceKey {
+        self.device
+    }
+
+    /// How it is answered if the disk does not.
+    pub fn style(&self) -> Style {
+        self.style
+    }
+
+    /// When it was lent, on the loop's clock, if it is to be answered soon whatever the disk does.
+    pub fn urgent_since(&self) -> Option<u64> {
+        self.urgent.then_some(self.since)
     }
 
     /// Thread: the operation goes on to a stage, if it is still the thread's.

@@ -11,8 +11,8 @@
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
-//! | [`dir_needs`] | when a directory descriptor is opened, shared and let go |
-//! | [`life`] | signs of life of the disks themselves |
+//! | [`dirs_in_use`] | when a directory descriptor is opened, shared and let go |
+//! | [`liveness`] | signs of life of the disks themselves |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
 //! | [`commit`] | a PUT from temporary to final name; what each failing call does |
@@ -26,17 +26,17 @@
 //! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
-//! | [`usage`], [`busy`], [`clerk`] | how full a device is, how busy its disk; who measures that |
+//! | [`usage`], [`busy`], [`busy_monitor`] | how full a device is, how busy its disk; who measures that |
 //! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
-pub mod clerk;
+pub mod busy_monitor;
 pub mod commit;
 pub mod completions;
 pub mod device;
 pub mod device_dir;
 pub mod devices;
-pub mod dir_needs;
+pub mod dirs_in_use;
 pub mod disk_fd;
 pub mod docroot;
 pub mod docroot_watch;
@@ -46,8 +46,8 @@ pub mod flush;
 pub mod folders;
 pub mod harmless;
 pub mod hot_files;
-pub mod life;
 pub mod listings;
+pub mod liveness;
 pub mod loan;
 pub mod md5;
 pub mod mounted;

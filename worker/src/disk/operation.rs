@@ -5,6 +5,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
@@ -20,7 +21,7 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::path::DevPath;
 use crate::disk::pool::Progress;
 use crate::disk::usage::{self, Usage};
-use crate::ids::{DeviceKey, SiteId};
+use crate::ids::{DeviceKey, SiteId, WorkerId};
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::spec::Fsync;
 use crate::sys::socket;
@@ -138,25 +139,56 @@ impl Outcome {
 /// The worker, as its disk threads see it.
 #[derive(Debug)]
 pub struct Host {
-    /// The scoreboard.
-    pub board: Scoreboard,
+    board: Scoreboard,
     /// The worker's own slot there.
-    pub slot: &'static WorkerSlot,
-    /// Set when answers are to say that the connection closes.
-    pub draining: AtomicBool,
-    /// Set when this worker drains: the loop wants to hear of each answer.
-    pub leaving: AtomicBool,
+    slot: &'static WorkerSlot,
+    /// Answers are to say that the connection closes.
+    last: AtomicBool,
+    /// This worker drains: the loop wants to hear of each answer.
+    leaving: AtomicBool,
     /// What is on the disk before a PUT or DELETE is answered.
-    pub fsync: Fsync,
+    fsync: Fsync,
     /// The loop's epoll set, where a connection is muted while a disk thread waits for it.
-    pub epoll: OwnedFd,
+    epoll: OwnedFd,
 }
 
 impl Host {
+    /// A worker whose loop waits in this epoll set.
+    pub fn new(
+        board: Scoreboard,
+        worker: WorkerId,
+        fsync: Fsync,
+        epoll: impl AsFd,
+    ) -> io::Result<Host> {
+        let (last, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (slot, epoll) = (board.worker(worker), socket::duplicate(epoll)?);
+        Ok(Host { board, slot, last, leaving, fsync, epoll })
+    }
+
+    /// A device on the scoreboard.
+    pub fn device(&self, device: DeviceKey) -> Option<&'static DeviceSlot> {
+        self.board.device(device)
+    }
+
+    /// Loop: whether answers are to say that the connection closes.
+    pub fn set_last(&self, last: bool) {
+        self.last.store(last, Relaxed);
+    }
+
+    /// Loop: this worker drains, and wants to hear of each answer.
+    pub fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    /// Whether the loop wants to hear of each answer.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
+    }
+
     /// Whether a connection may live on behind an answer for which all that was read of it is
     /// used: not while draining, unless the next request is there already.
     pub fn may_keep(&self, socket: BorrowedFd<'_>) -> bool {
-        !self.draining.load(Relaxed) || socket::has_input(socket)
+        !self.last.load(Relaxed) || socket::has_input(socket)
     }
 }
 
@@ -256,7 +288,7 @@ impl Turn<'_> {
         }
         match socket::send(self.socket, &bytes, false) {
             Ok(n) => drop(bytes.drain(..n)),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Outcome::Broken,
         }
         Outcome::answered(bytes, keep)
@@ -264,7 +296,7 @@ impl Turn<'_> {
 
     /// How what this turn does is made to last.
     pub fn flush(&self, dir: &DeviceDir) -> Flush<'_> {
-        Flush::new(self.host.fsync, self.progress, !dir.traits.inline_reads)
+        Flush::new(self.host.fsync, self.progress, !dir.traits().inline_reads)
     }
 
     /// The numbers of the usage file, looked up now if nobody has looked before.

@@ -5,8 +5,6 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -22,10 +20,10 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
-use crate::ids::WorkerId;
+use crate::ids::{DeviceKey, WorkerId};
 use crate::scoreboard::Scoreboard;
 use crate::spec::Fsync;
-use crate::sys::{priority, socket};
+use crate::sys::priority;
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -66,9 +64,9 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
     let found = docroot::devices(device.path());
     let trouble = found.as_ref().err().map(|e| format!("cannot be listed: {e}"));
     device.note_trouble(trouble.as_deref());
-    device.looking.store(false, Relaxed);
+    device.end_look();
     if let Ok(devids) = found {
-        let outcome = Outcome::Listed(device.key.site, devids);
+        let outcome = Outcome::Listed(device.key().site, devids);
         context.completions.push(Done { client: None, outcome }, None);
     }
 }
@@ -77,11 +75,11 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
 #[derive(Debug)]
 pub struct Context {
     /// What operations need of it.
-    pub host: Host,
+    host: Host,
     /// The way back to the loop.
-    pub completions: Completions,
+    completions: Completions,
     /// Changes of docroots' names, if this worker has docroots.
-    pub docroots: OnceLock<DocrootWatch>,
+    docroots: OnceLock<DocrootWatch>,
 }
 
 impl Context {
@@ -93,16 +91,34 @@ impl Context {
         registry: &Registry,
         waker: Token,
     ) -> io::Result<Context> {
-        let host = Host {
-            board,
-            slot: board.worker(worker),
-            draining: AtomicBool::new(false),
-            leaving: AtomicBool::new(false),
-            fsync,
-            epoll: socket::duplicate(registry)?,
-        };
+        let host = Host::new(board, worker, fsync, registry)?;
         let completions = Completions::new(Waker::new(registry, waker)?);
         Ok(Context { host, completions, docroots: OnceLock::new() })
+    }
+
+    /// What operations need of the worker.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Loop: the outcomes that it has not seen yet, for the empty list `done`.
+    pub fn take_outcomes(&self, done: &mut Vec<Done>) {
+        self.completions.swap(done);
+    }
+
+    /// Loop: has docroots watched, from the first time on. `told`: does what is needed to hear of
+    /// changes.
+    pub fn watch_docroots(&self, told: impl FnOnce(&DocrootWatch)) {
+        self.docroots.get_or_init(|| {
+            let watch = DocrootWatch::start();
+            told(&watch);
+            watch
+        });
+    }
+
+    /// Loop: whether names have changed in a docroot since this was asked last.
+    pub fn docroots_have_changed(&self) -> bool {
+        self.docroots.get().is_some_and(DocrootWatch::take)
     }
 }
 
@@ -112,15 +128,13 @@ pub struct Work {
     /// The connection's key in the loop, and who may speak on it; `None` when none waits.
     client: Option<Client>,
     /// The connection's socket, borrowed.
-    pub socket: Option<Arc<Socket>>,
+    socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
-    pub peer: SocketAddr,
+    peer: SocketAddr,
     /// Whether unread input of the connection waits in the loop.
-    pub more_input: bool,
-    /// The device.
-    pub device: Arc<Device>,
-    /// The worker.
-    pub context: Arc<Context>,
+    more_input: bool,
+    device: Arc<Device>,
+    context: Arc<Context>,
     /// The socket's token in the loop's epoll set.
     token: usize,
     task: Option<Task>,
@@ -164,6 +178,11 @@ impl Work {
         Work { client, socket, peer, more_input, device, context, token: 0, task: Some(task) }
     }
 
+    /// The device that it is about.
+    pub fn device(&self) -> DeviceKey {
+        self.device.key()
+    }
+
     /// Gives the operation back when no thread will run it.
     pub fn into_op(mut self) -> Option<Op> {
         match self.task.take()? {
@@ -182,10 +201,10 @@ impl Work {
                 }
             }
             Task::Look { write } => {
-                if let Some(slot) = self.context.host.board.device(self.device.key) {
+                if let Some(slot) = self.context.host.device(self.device.key()) {
                     usage::look(on, &self.device, slot, write);
                 }
-                self.device.looking.store(false, Relaxed);
+                self.device.end_look();
             }
             Task::Release(released) => {
                 drop(released);
@@ -207,7 +226,7 @@ impl Work {
             socket: socket.as_fd(),
             peer: self.peer,
             device: &self.device,
-            slot: self.context.host.board.device(self.device.key),
+            slot: self.context.host.device(self.device.key()),
             progress,
             on,
             loan,
@@ -228,13 +247,13 @@ impl Work {
 impl Work {
     /// After a change, once a second at most, and after the answer: PROTOCOL.md section 2.4.
     fn refresh_usage(&self, on: &OnDisk) {
-        if let Some(slot) = self.context.host.board.device(self.device.key)
-            && self.device.usage
+        if let Some(slot) = self.context.host.device(self.device.key())
+            && self.device.has_usage()
         {
             match self.device.look_is_due(REFRESH) {
                 true => usage::look(on, &self.device, slot, false),
                 // The loop sees to it when the second is over.
-                false => self.device.changed.store(true, Relaxed),
+                false => self.device.note_change(),
             }
         }
     }
@@ -254,7 +273,7 @@ impl Job for Work {
             }
         };
         let changes = op.changes();
-        let for_http = matches!(op.style(self.device.key), Style::Http(_));
+        let for_http = matches!(op.style(self.device.key()), Style::Http(_));
         priority::take_long_turns(op.is_long());
         match self.turn(on, op, progress) {
             Turned::Again(op) => {
@@ -269,7 +288,7 @@ impl Job for Work {
                 let outcome = if mine { outcome } else { Outcome::Finished };
                 let quiet = for_http
                     && !self.more_input
-                    && !self.context.host.leaving.load(Relaxed)
+                    && !self.context.host.is_leaving()
                     && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
                 self.context.completions.push(Done { client, outcome }, socket);

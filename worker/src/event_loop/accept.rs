@@ -156,7 +156,7 @@ impl Worker {
             return;
         };
         let may_go = |(key, conn): &(usize, &Conn)| {
-            conn.service != Service::Mgmt && !rooted.contains(key) && self.is_idle(*key)
+            conn.service() != Service::Mgmt && !rooted.contains(key) && self.is_idle(*key)
         };
         let those = self.conns.iter().filter(may_go).map(|(key, _)| key);
         let keys: Vec<usize> = those.take(count as usize).collect();

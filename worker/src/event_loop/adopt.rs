@@ -12,7 +12,6 @@ use crate::clients::conn::{Conn, State};
 use crate::clients::timers::Wait;
 use crate::disk::work::{Released, Task};
 use crate::event_loop::{FIRST_CONN, Worker};
-use crate::http::get::Transfer;
 use crate::spec::{Service, SiteId};
 
 impl Worker {
@@ -43,8 +42,7 @@ impl Worker {
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(super) fn close(&mut self, key: usize) {
         if let Some(conn) = self.forget(key) {
-            let Conn { socket, site, state, .. } = conn;
-            drop(socket);
+            let (site, state) = conn.close();
             self.let_go(site, state);
             self.inbox.note_room();
             self.resume_listeners();
@@ -56,7 +54,7 @@ impl Worker {
     pub(super) fn forget(&mut self, key: usize) -> Option<Conn> {
         self.timers.stop(key);
         let conn = self.conns.remove(key)?;
-        if matches!(conn.state, State::Watching) {
+        if matches!(conn.state(), State::Watching) {
             self.stop_watching(key);
         }
         // Its state may have been taken out already: the queue itself knows who is in it.
@@ -81,8 +79,8 @@ impl Worker {
     pub(super) fn let_go(&mut self, site: SiteId, state: State) {
         match state {
             State::Sending(sending) => {
-                let Transfer { file, path, .. } = sending.transfer;
-                self.close_file(site, &path, file);
+                let path = *sending.path();
+                self.close_file(site, &path, sending.into_file());
             }
             State::Blocked(op, _) => {
                 let device = self.devices.get(op.path().key(site));

@@ -31,8 +31,8 @@ pub(super) enum Next {
     HandOver(WorkerId),
     /// Its end.
     Close,
-    /// The disk thread that has it, or its turn.
-    Lent,
+    /// What has no deadline: the disk thread that has it, its turn, the next second.
+    Untimed,
 }
 
 impl Worker {
@@ -40,13 +40,13 @@ impl Worker {
     pub(super) fn advance(&mut self, key: usize) {
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
-            let waiting = conn.output.len();
+            let waiting = conn.unsent();
             let next = match conn.flush() {
-                _ if conn.is_lent() => Next::Lent,
+                _ if conn.is_lent() => Next::Untimed,
                 Err(_) => Next::Close,
                 Ok(true) => self.step(key),
                 Ok(false) => {
-                    if conn.output.len() < waiting {
+                    if conn.unsent() < waiting {
                         self.timers.stop(key); // Progress: the wait begins anew.
                     }
                     Next::Write
@@ -61,10 +61,10 @@ impl Worker {
     /// One step of a connection whose output is sent.
     pub(super) fn step(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
-        if let Some(ending) = conn.closing {
+        if let Some(ending) = conn.ending() {
             return self.end(key, ending);
         }
-        match std::mem::replace(&mut conn.state, State::Between) {
+        match conn.leave_state() {
             State::Reading(scan) => self.read_requests(key, scan),
             State::Discarding(discard) => self.discard(key, discard),
             State::Sending(sending) => self.send_file(key, sending),
@@ -73,8 +73,8 @@ impl Worker {
             State::Queued(device, op) => self.wait_for_turn(key, device, op),
             State::Watching => self.ignore_input(key),
             State::Lent(loan) => {
-                conn.state = State::Lent(loan);
-                Next::Lent
+                conn.enter(State::Lent(loan));
+                Next::Untimed
             }
             State::Between => Next::Close, // Cannot be: nobody knows what it was in.
         }
@@ -84,10 +84,10 @@ impl Worker {
     pub(super) fn act(&mut self, key: usize, next: Next) -> bool {
         match next {
             Next::Again => return true,
-            Next::Lent => self.timers.stop(key),
-            Next::Later => self.turns.queue(key),
+            Next::Untimed => self.timers.stop(key),
+            Next::Later => self.schedule.queue(key),
             Next::Close => self.close(key),
-            Next::Write if matches!(self.conns[key].state, State::Watching) => {}
+            Next::Write if matches!(self.conns[key].state(), State::Watching) => {}
             Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),
             Next::Read if self.follows(key) => {}
             Next::Read => self.wait_for_input(key),
@@ -106,13 +106,13 @@ impl Worker {
 
     pub(super) fn wait_for_input(&mut self, key: usize) {
         let conn = &self.conns[key];
-        let lingers = matches!(conn.state, State::Lingering(_));
-        if conn.service == Service::Mgmt && !lingers && !self.draining_in_line(key) {
+        let lingers = matches!(conn.state(), State::Lingering(_));
+        if conn.service() == Service::Mgmt && !lingers && !self.draining_in_line(key) {
             return self.timers.stop(key); // The sidechannel never idles out.
         }
-        let wait = match conn.state {
+        let wait = match conn.state() {
             State::Lingering(_) => Wait::Linger,
-            State::Reading(_) if conn.input.is_empty() => Wait::Idle,
+            State::Reading(_) if conn.input().is_empty() => Wait::Idle,
             State::Reading(_) => Wait::Head,
             _ => Wait::Body,
         };
@@ -121,22 +121,19 @@ impl Worker {
 
     /// While draining, half a line is waited for as long as half a head.
     pub(super) fn draining_in_line(&self, key: usize) -> bool {
-        self.drain.is_on() && !self.conns[key].input.is_empty()
+        self.drain.is_on() && !self.conns[key].input().is_empty()
     }
 
     /// Closes, now that the last answer is sent.
     pub(super) fn end(&mut self, key: usize, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
-        if ending == Ending::Plain && !conn.readable {
+        if ending == Ending::Plain && !conn.is_readable() {
             return Next::Close;
         }
         if shutdown(conn.fd().as_raw_fd(), Shutdown::Write).is_err() {
             return Next::Close;
         }
-        conn.closing = None;
-        conn.input = Vec::new();
-        conn.state = State::Lingering(MOST_LINGERED);
-        conn.readable = true;
+        conn.linger(MOST_LINGERED);
         self.timers.start(key, Wait::Linger, self.clock.now());
         Next::Again
     }
@@ -146,13 +143,13 @@ impl Worker {
         match conn.read(&mut self.scratch) {
             Read::Some(n) => match left.checked_sub(n as u32) {
                 Some(left) => {
-                    conn.state = State::Lingering(left);
+                    conn.enter(State::Lingering(left));
                     Next::Later
                 }
                 None => Next::Close,
             },
             Read::Nothing => {
-                conn.state = State::Lingering(left);
+                conn.enter(State::Lingering(left));
                 Next::Read
             }
             Read::End | Read::Broken => Next::Close,
@@ -161,9 +158,9 @@ impl Worker {
 
     pub(super) fn after_answer(&mut self, key: usize, keep: bool, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
-        conn.state = State::idle();
+        conn.enter(State::idle());
         if !keep {
-            conn.closing = Some(ending);
+            conn.close_after_output(ending);
         }
         Next::Again
     }
@@ -172,7 +169,7 @@ impl Worker {
     pub(super) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
         let Some(conn) = self.conns.get(key) else { return };
-        if let State::Blocked(op, _) = &conn.state {
+        if let State::Blocked(op, _) = conn.state() {
             op.log_vanished(conn.fd(), conn.peer(), "Connection timed out");
         }
         self.close(key);

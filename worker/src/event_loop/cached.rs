@@ -5,7 +5,6 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock};
 
-use crate::clients::conn::Sending;
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
@@ -15,9 +14,10 @@ use crate::disk::path::DevPath;
 use crate::disk::work::{Released, Task};
 use crate::event_loop::Worker;
 use crate::event_loop::serve::Served;
-use crate::http::get::{self, Transfer};
+use crate::http::get;
 use crate::http::head::Request;
 use crate::http::status_of;
+use crate::http::transfer::{Sending, Transfer};
 use crate::spec::SiteId;
 use crate::sys::doors::Door;
 
@@ -55,8 +55,7 @@ impl Worker {
             }
             Ok(Some(body)) if self.is_sendable(&file, body) => {
                 let transfer = Transfer::new(file, *path, body, keep, Vec::new());
-                let sending = Sending { transfer, request: *request, waits: false };
-                return Some(Served::Send(Box::new(sending)));
+                return Some(Served::Send(Box::new(Sending::new(transfer, *request))));
             }
             Ok(Some(_)) => None,
         };
@@ -87,8 +86,8 @@ impl Worker {
     /// Whether the loop may read a part of a file into the answer: all of the file from there on
     /// is in the page cache.
     fn is_readable(&self, file: &OpenFile, body: Extent) -> bool {
-        let most = if file.sends_unlocked { SMALL } else { SMALL_ON_XFS };
-        let rest = file.facts.size - body.offset;
+        let most = if file.sends_unlocked() { SMALL } else { SMALL_ON_XFS };
+        let rest = file.size() - body.offset;
         body.len <= most
             && rest <= INLINE
             && Door::Preadv2.is_open()
@@ -97,13 +96,13 @@ impl Worker {
 
     /// Whether the loop may send a part of a file.
     fn is_sendable(&self, file: &OpenFile, body: Extent) -> bool {
-        let rest = file.facts.size - body.offset;
-        file.sends_unlocked && rest <= INLINE && self.is_told(file, body)
+        let rest = file.size() - body.offset;
+        file.sends_unlocked() && rest <= INLINE && self.is_told(file, body)
     }
 
     /// All pages from there on are resident, and mincore(2) tells the truth about it.
     fn is_told(&self, file: &OpenFile, body: Extent) -> bool {
-        (file.owner == *USER || *USER == 0) && file.is_resident(body.offset)
+        (file.owner() == *USER || *USER == 0) && file.is_resident(body.offset)
     }
 
     /// A file that can be opened without its disk, or has been lately. `None`: only the disk knows.
@@ -121,7 +120,7 @@ impl Worker {
         }
         let device = self.devices.get(device);
         let dir = self.dir_for_reading(&device)?;
-        let mark = self.board.device(device.key).map(|slot| slot.mark(path.name_hash()));
+        let mark = self.board.device(device.key()).map(|slot| slot.mark(path.name_hash()));
         let fd = match harmless::open_cached(&dir, path.relative()) {
             Ok(fd) => fd,
             Err(e) => return Some(Err(e)),
@@ -130,7 +129,7 @@ impl Worker {
             fd.close_elsewhere();
             return None;
         };
-        let sends_unlocked = dir.traits.sends_unlocked;
+        let sends_unlocked = dir.traits().sends_unlocked;
         let file = Arc::new(OpenFile::new(fd, &stat, mark, sends_unlocked));
         if let Some(dropped) = self.files.keep(site, path, &file, self.clock.now()) {
             self.close_kept(dropped);
@@ -143,12 +142,12 @@ impl Worker {
     pub(super) fn dir_for_reading(&mut self, device: &Arc<Device>) -> Option<Arc<DeviceDir>> {
         let Some(dir) = device.dir_at_hand() else {
             if !device.is_shut() {
-                self.want_dir(device.key);
+                self.want_dir(device.key());
             }
             return None;
         };
-        self.dirs.note_use(device.key, self.clock.now());
-        (dir.traits.inline_reads && dir.is_tried()).then_some(dir)
+        self.dirs.note_use(device.key(), self.clock.now());
+        (dir.traits().inline_reads && dir.is_tried()).then_some(dir)
     }
 
     fn cached_error(&mut self, error: &io::Error, keep: bool) -> Option<Served> {

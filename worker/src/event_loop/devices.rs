@@ -52,7 +52,7 @@ impl Worker {
     /// Takes back the connections of threads that have been stuck for long on a device that works
     /// otherwise.
     fn take_back_from(&mut self, clients: &[usize]) {
-        let is_one = |conn: &Conn| match &conn.state {
+        let is_one = |conn: &Conn| match conn.state() {
             State::Lent(loan) => clients.contains(&Arc::as_ptr(loan).addr()),
             _ => false,
         };
@@ -66,8 +66,8 @@ impl Worker {
         if !self.loans.are_urgent() {
             return;
         }
-        let urgent = self.conns.iter().filter_map(|(key, conn)| match &conn.state {
-            State::Lent(loan) if loan.urgent => Some((key, loan.since)),
+        let urgent = self.conns.iter().filter_map(|(key, conn)| match conn.state() {
+            State::Lent(loan) => Some((key, loan.urgent_since()?)),
             _ => None,
         });
         let (late, young): (Vec<_>, Vec<_>) =
@@ -128,14 +128,14 @@ impl Worker {
             return self.dirs.note_asker(key, to);
         };
         self.dirs.note_use(key, self.clock.now());
-        let fd = dir.traits.inline_reads.then(|| harmless::to_send(&dir));
-        self.neighbours.send_dir(to, key, fd, dir.traits);
+        let fd = dir.traits().inline_reads.then(|| harmless::to_send(&dir));
+        self.neighbours.send_dir(to, key, fd, dir.traits());
     }
 }
 
 /// A directory in which something has been opened, or nothing will be in a loop.
 fn dir_to_share(device: &Device) -> Option<Arc<DeviceDir>> {
-    device.dir_at_hand().filter(|dir| dir.is_tried() || !dir.traits.inline_reads)
+    device.dir_at_hand().filter(|dir| dir.is_tried() || !dir.traits().inline_reads)
 }
 
 #[cfg(test)]

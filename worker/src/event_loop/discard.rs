@@ -1,17 +1,17 @@
 //! Bodies that nobody wants: read and thrown away as far as PROTOCOL.md section 2.1 says, then
 //! the answer.
 
-use crate::clients::conn::{Discard, Ending, Left, Read, State, Then};
+use crate::clients::conn::{Ending, Read, State};
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
-use crate::http::chunked::Step;
-use crate::http::{answer, status_of_refusal};
+use crate::http::answer;
+use crate::http::discard::{Discard, Discarded, Then};
 
 impl Worker {
     /// Throws away a body, as far as it has come.
     pub(super) fn discard(&mut self, key: usize, mut discard: Box<Discard>) -> Next {
-        let mut input = std::mem::take(&mut self.conns[key].input);
+        let mut input = self.conns[key].take_input();
         let fresh = input.is_empty();
         if fresh {
             let conn = &mut self.conns[key];
@@ -22,7 +22,7 @@ impl Worker {
                     self.timers.stop(key); // Progress: the wait begins anew.
                 }
                 Read::Nothing => {
-                    conn.state = State::Discarding(discard);
+                    conn.enter(State::Discarding(discard));
                     return Next::Read;
                 }
                 Read::End | Read::Broken => return Next::Close,
@@ -31,11 +31,11 @@ impl Worker {
         match discard.take(&input) {
             Discarded::All(used) => {
                 input.drain(..used);
-                self.conns[key].input = input;
-                self.after_discard(key, discard.then)
+                self.conns[key].put_back(input);
+                self.after_discard(key, discard.into_then())
             }
             Discarded::Part => {
-                self.conns[key].state = State::Discarding(discard);
+                self.conns[key].enter(State::Discarding(discard));
                 // A peer that always has more to send must not keep the others waiting.
                 if fresh { Next::Later } else { Next::Again }
             }
@@ -43,19 +43,12 @@ impl Worker {
                 self.answer(status, false);
                 self.finish_batch(key, Ending::Lingering)
             }
-            Discarded::TooLong => {
-                // What is left of the body must not be taken for a request.
-                match &mut discard.then {
-                    Then::Serve(request) => request.keep_alive = false,
-                    Then::Answer(_, keep) => *keep = false,
-                }
-                self.after_discard(key, discard.then)
-            }
+            Discarded::TooLong => self.after_discard(key, discard.into_then()),
         }
     }
 
     pub(super) fn after_discard(&mut self, key: usize, then: Then) -> Next {
-        let last = self.conns[key].input.is_empty();
+        let last = self.conns[key].input().is_empty();
         let served = match then {
             Then::Answer(status, keep) => {
                 let keep = self.may_keep(key, keep, last);
@@ -73,49 +66,6 @@ impl Worker {
                 self.finish_batch(key, Ending::Lingering)
             }
             _ => self.finish_batch(key, Ending::Lingering),
-        }
-    }
-}
-
-enum Discarded {
-    /// It is over; so much of the input was part of it.
-    All(usize),
-    /// All of the input was part of it.
-    Part,
-    TooLong,
-    Malformed(answer::Status),
-}
-
-impl Discard {
-    fn take(&mut self, input: &[u8]) -> Discarded {
-        match &mut self.left {
-            Left::Length(left) => {
-                let used = (*left).min(input.len() as u64);
-                *left -= used;
-                if *left == 0 { Discarded::All(used as usize) } else { Discarded::Part }
-            }
-            Left::Chunked(decoder, most, raw) => {
-                *raw = raw.saturating_sub(input.len() as u64);
-                let too_much = *raw == 0;
-                let mut at = 0;
-                loop {
-                    match decoder.next(&input[at..]) {
-                        Step::More if too_much => return Discarded::TooLong,
-                        Step::More => return Discarded::Part,
-                        Step::End { consumed } => return Discarded::All(at + consumed),
-                        Step::Refused(refusal) => {
-                            return Discarded::Malformed(status_of_refusal(refusal));
-                        }
-                        Step::Data { range, consumed } => {
-                            at += consumed;
-                            *most = match most.checked_sub(range.len() as u64) {
-                                Some(left) => left,
-                                None => return Discarded::TooLong,
-                            };
-                        }
-                    }
-                }
-            }
         }
     }
 }

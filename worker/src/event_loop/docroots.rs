@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use crate::control::Up;
-use crate::disk::docroot_watch::DocrootWatch;
 use crate::disk::errands;
 use crate::disk::work::list_docroot;
 use crate::event_loop::{DOCROOTS, Worker};
@@ -29,7 +27,7 @@ impl Worker {
                 continue;
             }
             let device = self.devices.get(key);
-            if device.looking.swap(true, Relaxed) {
+            if !device.begin_look() {
                 // It may have been read before it changed: again with the next tick.
                 self.listings.are_outdated();
                 self.next_tick_soon();
@@ -44,7 +42,7 @@ impl Worker {
 
     /// A docroot has changed: it is listed now, or at the next tick if that is being done.
     pub(super) fn heed_docroots(&mut self) {
-        if self.context.docroots.get().is_some_and(DocrootWatch::take) {
+        if self.context.docroots_have_changed() {
             self.listings.are_outdated();
             self.list_docroots();
         }
@@ -52,14 +50,12 @@ impl Worker {
 
     /// Once this worker owns a docroot: users may have few of what this takes.
     fn watch_docroots(&self) {
-        self.context.docroots.get_or_init(|| {
-            let watch = DocrootWatch::start();
+        self.context.watch_docroots(|watch| {
             if let Some(fd) = watch.fd().map(|fd| fd.as_raw_fd()) {
                 let registry = self.poll.registry();
                 let told = SourceFd(&fd).register(registry, Token(DOCROOTS), Interest::READABLE);
                 told.unwrap_or_else(|e| log::debug!("docroots: {e}"));
             }
-            watch
         });
     }
 

@@ -12,7 +12,6 @@ use crate::clients::conn::{Conn, State};
 use crate::clients::inbox;
 use crate::control::Up;
 use crate::event_loop::Worker;
-use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
 use crate::sys::{socket, title};
@@ -88,7 +87,7 @@ impl Worker {
     }
 
     fn leave(&mut self) {
-        self.context.host.leaving.store(true, Relaxed);
+        self.context.host().leave();
         self.settle_answers();
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
@@ -113,7 +112,7 @@ impl Worker {
     /// Whether answers say that the connection closes: only where nobody takes it over.
     pub(super) fn settle_answers(&self) {
         let last = self.drain.is_on() && !self.has_heir();
-        self.context.host.draining.store(last, Relaxed);
+        self.context.host().set_last(last);
     }
 
     /// Whether connections live on elsewhere: with the successor if the whole node goes, else with
@@ -132,9 +131,9 @@ impl Worker {
         let mut full = false;
         for key in self.conns.keys_where(Conn::is_between_requests) {
             let Some(conn) = self.conns.get_mut(key) else { continue };
-            conn.readable = true;
+            conn.look_again();
             self.advance(key);
-            let rests = |conn: &Conn| conn.is_between_requests() && !conn.readable;
+            let rests = |conn: &Conn| conn.is_between_requests() && !conn.is_readable();
             if full || !self.conns.get(key).is_some_and(rests) {
                 continue;
             }
@@ -160,9 +159,9 @@ impl Worker {
             },
         };
         let conn = &self.conns[key];
-        let input = match conn.state {
+        let input = match conn.state() {
             State::Watching => b"watch\n".to_vec(),
-            _ => conn.input.clone(),
+            _ => conn.input().to_vec(),
         };
         self.unwatch(conn);
         let passenger = conn.as_passenger(&input);
@@ -203,15 +202,15 @@ impl Worker {
 
     pub(super) fn is_idle(&self, key: usize) -> bool {
         self.conns.get(key).is_some_and(|conn| {
-            let between = matches!(conn.state, State::Reading(_)) && conn.output.is_empty();
-            matches!(conn.state, State::Watching) || between && conn.input.is_empty()
+            let between = matches!(conn.state(), State::Reading(_)) && conn.unsent() == 0;
+            matches!(conn.state(), State::Watching) || between && conn.input().is_empty()
         })
     }
 
     /// A watcher sends nothing that could be lost.
     fn was_used_recently(&self, key: usize) -> bool {
         let since = self.timers.since(key);
-        !matches!(self.conns[key].state, State::Watching)
+        !matches!(self.conns[key].state(), State::Watching)
             && since.is_some_and(|since| self.clock.now().saturating_sub(since) < RECENT_MS)
     }
 
@@ -265,13 +264,6 @@ impl Worker {
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);
         true
-    }
-}
-
-impl State {
-    /// Between two requests.
-    pub(super) fn idle() -> State {
-        State::Reading(HeadScan::default())
     }
 }
 

@@ -1,21 +1,21 @@
 //! Operations on their way to a disk thread and back, and files that the loop sends by itself.
 
-use crate::clients::conn::{Ending, Sending, State};
+use crate::clients::conn::{Conn, Ending, State};
 use crate::disk::completions::Client;
 use crate::disk::device::Device;
-use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
 use crate::disk::operation::{Answered, Need, Op, Outcome};
 use crate::disk::path::DevPath;
 use crate::disk::pool::Lack;
-use crate::disk::work::{Borrowed, Released, Task, Work};
+use crate::disk::work::{Released, Task, Work};
 use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
 use crate::event_loop::{FIRST_CONN, Worker};
 use crate::http::answer;
-use crate::http::get::{Get, Pumped, Transfer, log_broken};
+use crate::http::get::Get;
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
+use crate::http::transfer::{Pumped, Sending, log_broken};
 use crate::ids::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
@@ -28,37 +28,25 @@ const TURN: u64 = 1024 * 1024;
 impl Worker {
     /// Gives an operation to a disk thread of this worker.
     pub(super) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
-        let pool = self.devices.pool_key(device.key);
+        let pool = self.devices.pool_key(device.key());
         if self.devices.is_stalled(pool) {
             let next = self.refuse_op(key, device, Some(op), Lack::Room);
             return self.act(key, next);
         }
-        let loan = self.loan_for(key, device.key, pool, &op);
-        let conn = &mut self.conns[key];
-        conn.state = State::Lent(Arc::clone(&loan));
-        conn.writable = false;
-        conn.socket.set_wanted(conn.readable);
+        let loan = self.loan_for(key, device.key(), pool, &op);
+        let borrowed = self.conns[key].lend(key, FIRST_CONN + key, loan);
         self.timers.stop(key);
         if !self.neighbours.is_empty() {
             self.loans.note_rooted(key);
         }
-        self.note_use(device.key);
+        self.note_use(device.key());
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
         if op.is_short() && self.neighbours.is_empty() {
-            self.turns.give_way();
+            self.schedule.yield_after_round();
         }
-        let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
-        let borrowed = Borrowed {
-            key,
-            token: FIRST_CONN + key,
-            socket: Arc::clone(&conn.socket),
-            peer: conn.peer(),
-            more_input: !conn.input.is_empty(),
-            loan,
-        };
         let work =
             Work::for_connection(borrowed, Arc::clone(&device), Arc::clone(&self.context), op);
         let submitted = self.devices.submit(work, max_queue);
@@ -70,7 +58,7 @@ impl Worker {
     fn loan_for(&mut self, key: usize, device: DeviceKey, pool: DeviceKey, op: &Op) -> Arc<Loan> {
         let style = op.style(device);
         let reads = matches!(style, Style::Http(_)) && !op.changes();
-        let urgent = reads && self.devices.has_usage(self.conns[key].site, op.path());
+        let urgent = reads && self.devices.has_usage(self.conns[key].site(), op.path());
         if urgent {
             self.loans.set_urgent(true);
         }
@@ -94,7 +82,7 @@ impl Worker {
         }
         match Put::of(op) {
             Ok(put) => self.refuse_put(key, Refused { status, close: false }, *put),
-            Err(op) => match op.style(device.key) {
+            Err(op) => match op.style(device.key()) {
                 Style::Line(device) if lack == Lack::Thread => {
                     self.say_threadless(device);
                     self.after_line(key)
@@ -130,25 +118,20 @@ impl Worker {
     /// Takes a connection back from a disk thread that does not come back, and answers in its
     /// place as far as there is an answer.
     pub(super) fn take_back(&mut self, key: usize) {
-        let Some(State::Lent(loan)) = self.conns.get(key).map(|conn| &conn.state) else { return };
+        let Some(State::Lent(loan)) = self.conns.get(key).map(Conn::state) else { return };
         let loan = Arc::clone(loan);
         let Some(stage) = loan.take() else { return }; // Its outcome is on the way.
         self.unwatch(&self.conns[key]);
-        let socket = self.conns[key].socket.reclaim();
+        let back = self.conns[key].reclaim();
         self.leave_fsck(key);
-        let back = socket.and_then(|socket| {
-            self.conns[key].socket = Arc::new(socket);
-            self.watch_conn(key)
-        });
+        let back = back.and_then(|()| self.watch_conn(key));
         if stage != Stage::Fresh || back.is_err() {
-            let device = self.devices.get(loan.device);
+            let device = self.devices.get(loan.device());
             self.log_cut_off(key, &device);
             let _ = shutdown(self.conns[key].fd().as_raw_fd(), Shutdown::Both);
             return self.close(key);
         }
-        let conn = &mut self.conns[key];
-        (conn.readable, conn.writable) = (true, true);
-        let next = self.answer_for(key, loan.style);
+        let next = self.answer_for(key, loan.style());
         if self.act(key, next) {
             self.advance(key);
         }
@@ -158,10 +141,10 @@ impl Worker {
     pub(super) fn answer_for_stalled(&mut self, pool: DeviceKey) {
         for key in self.conns.keys_where(|_| true) {
             let Some(conn) = self.conns.get(key) else { continue };
-            match &conn.state {
-                State::Lent(loan) if loan.device == pool => self.take_back(key),
-                State::Queued(device, _) if self.devices.pool_key(device.key) == pool => {
-                    let style = Style::Line(device.key);
+            match conn.state() {
+                State::Lent(loan) if loan.device() == pool => self.take_back(key),
+                State::Queued(device, _) if self.devices.pool_key(device.key()) == pool => {
+                    let style = Style::Line(device.key());
                     let next = self.answer_for(key, style);
                     if self.act(key, next) {
                         self.advance(key);
@@ -169,7 +152,7 @@ impl Worker {
                 }
                 State::Blocked(op, _) => self.cut_off_if_on(key, *op.path(), pool),
                 State::Sending(sending) => {
-                    self.cut_off_if_on(key, sending.transfer.path, pool);
+                    self.cut_off_if_on(key, *sending.path(), pool);
                 }
                 _ => {}
             }
@@ -177,7 +160,7 @@ impl Worker {
     }
 
     fn cut_off_if_on(&mut self, key: usize, path: DevPath, pool: DeviceKey) {
-        let device = path.key(self.conns[key].site);
+        let device = path.key(self.conns[key].site());
         if self.devices.pool_key(device) == pool {
             let device = self.devices.get(device);
             self.log_cut_off(key, &device);
@@ -193,15 +176,10 @@ impl Worker {
     /// A blocked operation goes on if its socket has become ready.
     pub(super) fn resume(&mut self, key: usize, op: Op, need: Need) -> Next {
         let conn = &mut self.conns[key];
-        let (ready, wait) = match need {
-            Need::Read => (conn.readable, Next::Read),
-            Need::Write => (conn.writable, Next::Write),
-        };
-        if !ready {
-            conn.state = State::Blocked(op, need);
-            return wait;
+        if !conn.go_on_if_ready_for(need) {
+            conn.enter(State::Blocked(op, need));
+            return waits_for(need);
         }
-        conn.readable &= need != Need::Read;
         Next::Disk(self.device_of(key, op.path()), op)
     }
 
@@ -212,16 +190,12 @@ impl Worker {
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {
-                Ok(put) if let Some(refused) = put.refused => self.refuse_put(key, refused, *put),
+                Ok(put) if let Some(refused) = put.refused() => self.refuse_put(key, refused, *put),
                 _ => Next::Close,
             },
-            Outcome::Blocked { op, need: Need::Write } => {
-                conn.state = State::Blocked(op, Need::Write);
-                if conn.writable { Next::Again } else { Next::Write }
-            }
             Outcome::Blocked { op, need } => {
-                conn.state = State::Blocked(op, need);
-                if conn.readable { Next::Again } else { Next::Read }
+                conn.enter(State::Blocked(op, need));
+                if conn.is_ready_for(need) { Next::Again } else { waits_for(need) }
             }
             Outcome::Broken | Outcome::Finished | Outcome::Listed(..) => Next::Close,
         };
@@ -232,26 +206,20 @@ impl Worker {
     }
 
     pub(super) fn after_disk(&mut self, key: usize, answered: Answered) -> Next {
-        let conn = &mut self.conns[key];
-        if !answered.leftover.is_empty() {
-            conn.input = answered.leftover;
-        }
-        conn.output = answered.unsent;
-        conn.readable |= answered.has_read;
-        let clean = !answered.has_read && conn.input.is_empty();
-        let ending = if clean { Ending::Plain } else { Ending::Lingering };
-        self.after_answer(key, answered.keep, ending)
+        let keep = answered.keep;
+        let ending = self.conns[key].note_answered(answered);
+        self.after_answer(key, keep, ending)
     }
 
     /// Nothing of the body has been taken: it is thrown away if that can be done.
     pub(super) fn refuse_put(&mut self, key: usize, refused: Refused, put: Put) -> Next {
-        let conn = &mut self.conns[key];
-        conn.input = put.initial;
-        let last = conn.input.is_empty();
-        match self.refuse(key, &put.request, refused, last) {
+        let (request, input) = put.into_request();
+        let last = input.is_empty();
+        self.conns[key].put_back(input);
+        match self.refuse(key, &request, refused, last) {
             Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
             Served::Discard(discard) => {
-                self.conns[key].state = State::Discarding(discard);
+                self.conns[key].enter(State::Discarding(discard));
                 Next::Again
             }
             _ => self.finish_batch(key, Ending::Lingering),
@@ -262,53 +230,48 @@ impl Worker {
     /// after a wait for the peer.
     pub(super) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
         let conn = &mut self.conns[key];
-        if sending.waits && !conn.writable {
-            conn.state = State::Sending(sending);
+        if sending.waits() && !conn.is_writable() {
+            conn.enter(State::Sending(sending));
             return Next::Write;
         }
-        let device = sending.transfer.path.key(conn.site);
-        let seen = !sending.waits || {
-            let Extent { offset, .. } = sending.transfer.rest;
-            sending.transfer.file.is_resident(offset)
-        };
-        if !seen || !self.may_look(device) {
+        let device = sending.path().key(conn.site());
+        if !sending.is_in_memory() || !self.may_look(device) {
             let device = self.devices.get(device);
-            let get = Get::resume(sending.transfer, sending.request);
-            return Next::Disk(device, Box::new(get));
+            let (transfer, request) = sending.into_parts();
+            return Next::Disk(device, Box::new(Get::resume(transfer, request)));
         }
         let conn = &mut self.conns[key];
-        let before = sending.transfer.rest.len;
-        conn.writable = false;
-        let to = conn.fd();
-        let pumped = sending
-            .transfer
-            .pump(to, TURN, |file, offset, count| file.send_resident(to, offset, count));
-        let sent = before - sending.transfer.rest.len;
+        let (pumped, sent) = sending.pump(conn.feed(), TURN);
         self.slot.bytes_out.fetch_add(sent, Relaxed);
         match pumped {
             Pumped::Blocked => {
-                sending.waits = true;
-                conn.state = State::Sending(sending);
+                conn.enter(State::Sending(sending));
                 if sent > 0 {
                     self.timers.stop(key); // Progress: the wait begins anew.
                 }
                 Next::Write
             }
             Pumped::Enough => {
-                sending.waits = false;
-                conn.state = State::Sending(sending);
+                conn.enter(State::Sending(sending));
                 Next::Later
             }
             Pumped::Done => {
-                let (site, Transfer { file, path, keep, .. }) = (conn.site, sending.transfer);
-                self.close_file(site, &path, file);
+                let (site, path, keep) = (conn.site(), *sending.path(), sending.keeps());
+                self.close_file(site, &path, sending.into_file());
                 self.after_answer(key, keep, Ending::Plain)
             }
             broken => {
-                log_broken(&sending.transfer.path, &broken);
-                conn.state = State::Sending(sending);
+                log_broken(sending.path(), &broken);
+                conn.enter(State::Sending(sending));
                 Next::Close
             }
         }
+    }
+}
+
+fn waits_for(need: Need) -> Next {
+    match need {
+        Need::Read => Next::Read,
+        Need::Write => Next::Write,
     }
 }

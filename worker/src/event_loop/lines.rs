@@ -6,7 +6,7 @@ use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
-use crate::event_loop::obey::Heard;
+use crate::event_loop::commands::Heard;
 use crate::event_loop::requests::{BATCH, Used};
 use crate::sidechannel::line::{self, Line};
 use crate::sidechannel::watch;
@@ -32,7 +32,7 @@ impl Worker {
                     break Next::Close;
                 }
             };
-            let heard = self.obey_line(key, line::parse(line));
+            let heard = self.do_command(key, line::parse(line));
             if !matches!(heard, Heard::Move(_)) {
                 self.slot.requests.fetch_add(1, Relaxed);
             }
@@ -55,15 +55,15 @@ impl Worker {
                 Heard::Lend(device, op) => Next::Disk(device, op),
                 Heard::Move(owner) => Next::HandOver(owner),
                 Heard::Queue(device, op) => {
-                    self.conns[key].state = State::Queued(device, op);
-                    Next::Lent
+                    self.conns[key].enter(State::Queued(device, op));
+                    Next::Untimed
                 }
                 Heard::Watch => {
                     self.start_watching(key);
                     Next::Again
                 }
                 Heard::End => {
-                    self.conns[key].closing = Some(Ending::Lingering);
+                    self.conns[key].close_after_output(Ending::Lingering);
                     self.postpone(key, Next::Again)
                 }
             };
@@ -80,7 +80,7 @@ impl Worker {
     }
 
     pub(super) fn start_watching(&mut self, key: usize) {
-        self.conns[key].state = State::Watching;
+        self.conns[key].enter(State::Watching);
         self.watchers.add(key);
         self.slot.watchers.store(self.watchers.count() as u32, Relaxed);
         self.next_tick_soon();
@@ -98,8 +98,8 @@ impl Worker {
             sites.map(|site| watch::group(self.board, SiteId(site))).collect();
         for key in self.watchers.keys() {
             let conn = &mut self.conns[key];
-            let sent = conn.send(&groups[usize::from(conn.site.0)], false);
-            if sent.is_err() || conn.output.len() > watch::MOST_PENDING {
+            let sent = conn.send(&groups[usize::from(conn.site().0)], false);
+            if sent.is_err() || conn.unsent() > watch::MOST_PENDING {
                 self.close(key);
             }
         }
@@ -108,11 +108,11 @@ impl Worker {
     /// A watcher has nothing more to say.
     pub(super) fn ignore_input(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
-        conn.state = State::Watching;
-        conn.input = Vec::new();
+        conn.enter(State::Watching);
+        drop(conn.take_input());
         match conn.read(&mut self.scratch) {
             Read::Some(_) => Next::Later,
-            Read::Nothing => Next::Lent,
+            Read::Nothing => Next::Untimed,
             Read::End | Read::Broken => Next::Close,
         }
     }
@@ -120,11 +120,11 @@ impl Worker {
     /// In fsck's queue: goes on when it is its turn, unless its client has gone.
     pub(super) fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
         let conn = &mut self.conns[key];
-        let turn = self.fsck.is_turn_of(device.key, key);
-        if turn && !conn.ended {
+        let turn = self.fsck.is_turn_of(device.key(), key);
+        if turn && !conn.has_ended() {
             return Next::Disk(device, op);
         }
-        conn.state = State::Queued(device, op);
-        if conn.ended { Next::Close } else { Next::Lent }
+        conn.enter(State::Queued(device, op));
+        if conn.has_ended() { Next::Close } else { Next::Untimed }
     }
 }

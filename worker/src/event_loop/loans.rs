@@ -32,3 +32,29 @@ impl Loans {
         self.urgent = urgent;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_at_home_here_are_told_once_each() {
+        let mut loans = Loans::default();
+        [3, 5, 3].into_iter().for_each(|key| loans.note_rooted(key));
+        assert_eq!(loans.take_rooted(), HashSet::from([3, 5]));
+        assert!(loans.take_rooted().is_empty(), "they may go until they are lent again");
+        loans.note_rooted(5);
+        assert_eq!(loans.take_rooted(), HashSet::from([5]));
+    }
+
+    #[test]
+    fn what_is_urgent_is_so_until_nothing_is() {
+        let mut loans = Loans::default();
+        assert!(!loans.are_urgent());
+        loans.set_urgent(true);
+        loans.take_rooted();
+        assert!(loans.are_urgent(), "it has nothing to do with who is at home");
+        loans.set_urgent(false);
+        assert!(!loans.are_urgent());
+    }
+}

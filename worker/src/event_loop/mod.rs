@@ -5,35 +5,35 @@
 //! |---|---|
 //! | `advance` | moving one connection on, acting on what it waits for |
 //! | `requests`, `lines` | what a peer has sent: HTTP requests, sidechannel lines |
-//! | `serve`, `cached`, `obey` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
-//! | `discard`, `lend`, `loans`, `transfer` | unwanted bodies; to a disk thread and back; to another worker |
+//! | `serve`, `cached`, `commands` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
+//! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
-//! | `orders`, `drain` | what the master and signals say; leaving |
-//! | `unsaid` | what the sidechannel asks of the whole node, on its way to the master |
+//! | `from_master`, `drain` | what the master and signals say; leaving |
+//! | `to_master` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
-//! | `turns`, `give_way` | who goes on without an event; when the loop lets the disk threads run first |
+//! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
 
 mod accept;
 mod adopt;
 mod advance;
 mod cached;
+mod commands;
 mod devices;
 mod discard;
 mod docroots;
 mod drain;
-mod give_way;
+mod from_master;
+mod hand_over;
 mod lend;
 mod lines;
 mod loans;
-mod obey;
-mod orders;
 mod parcels;
 mod requests;
+mod schedule;
 mod serve;
 mod tick;
-mod transfer;
-mod turns;
-mod unsaid;
+mod to_master;
+mod yielding;
 
 pub use tick::odd_usage_interval;
 
@@ -60,19 +60,19 @@ use crate::clients::timers::Timers;
 use crate::clients::watchers::Watchers;
 use crate::clock::Clock;
 use crate::control::{Channel, Up};
-use crate::disk::clerk::Clerk;
+use crate::disk::busy_monitor::BusyMonitor;
 use crate::disk::completions::Done;
 use crate::disk::devices::Devices;
-use crate::disk::dir_needs::DirNeeds;
+use crate::disk::dirs_in_use::DirsInUse;
 use crate::disk::hot_files::OpenFiles;
 use crate::disk::listings::Listings;
 use crate::disk::operation::Outcome;
 use crate::disk::work::Context;
 use crate::event_loop::drain::Drain;
 use crate::event_loop::loans::Loans;
+use crate::event_loop::schedule::Schedule;
 use crate::event_loop::tick::usage_interval;
-use crate::event_loop::turns::Turns;
-use crate::event_loop::unsaid::Unsaid;
+use crate::event_loop::to_master::ToMaster;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::fsck::FsckQueues;
 use crate::spec::{Settings, WorkerId, WorkerSpec};
@@ -105,7 +105,7 @@ pub(crate) struct Worker {
     /// What disk threads share with the loop.
     context: Arc<Context>,
     clock: Clock,
-    turns: Turns,
+    schedule: Schedule,
     drain: Drain,
 
     // The way in and out.
@@ -113,7 +113,7 @@ pub(crate) struct Worker {
     signals: Signals,
     control: Channel,
     /// For the master, when the channel takes it.
-    unsaid: Unsaid,
+    to_master: ToMaster,
     listeners: Listeners,
     inbox: Inbox,
     neighbours: Neighbours,
@@ -133,10 +133,10 @@ pub(crate) struct Worker {
 
     // Disks.
     devices: Devices,
-    dirs: DirNeeds,
+    dirs: DirsInUse,
     listings: Listings,
     files: OpenFiles,
-    clerk: Clerk,
+    busy: BusyMonitor,
     /// Outcomes being looked at.
     done: Vec<Done>,
 }
@@ -173,21 +173,27 @@ impl Worker {
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
         let threads = spec.settings.aio_threads;
-        let devices =
-            Devices::new(spec.id, spec.sites, Arc::clone(&context), threads, usage_interval());
+        let devices = Devices::new(
+            spec.id,
+            board,
+            spec.sites,
+            Arc::clone(&context),
+            threads,
+            usage_interval(),
+        );
         Ok(Worker {
             id: spec.id,
             board: spec.board,
-            slot: context.host.slot,
+            slot: board.worker(spec.id),
             settings: spec.settings,
             context,
             clock: Clock::start()?,
-            turns: Turns::default(),
+            schedule: Schedule::default(),
             drain: Drain::default(),
             poll,
             signals,
             control: spec.control,
-            unsaid: Unsaid::default(),
+            to_master: ToMaster::default(),
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
             inbox: Inbox::new(spec.inbox, descriptors),
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
@@ -201,10 +207,10 @@ impl Worker {
             out: Vec::new(),
             scratch: vec![0; READ_BUFFER],
             devices,
-            dirs: DirNeeds::default(),
+            dirs: DirsInUse::default(),
             listings: Listings::default(),
             files: OpenFiles::new(descriptors),
-            clerk: Clerk::new(),
+            busy: BusyMonitor::new(),
             done: Vec::new(),
         })
     }
@@ -231,18 +237,18 @@ impl Worker {
             self.share_dirs();
             self.take_parcels();
             self.continue_others();
-            if self.turns.tick_is_due(self.clock.now()) {
+            if self.schedule.tick_is_due(self.clock.now()) {
                 self.tick();
             }
-            self.turns.end_round(self.clock.now());
+            self.schedule.end_round(self.clock.now());
         }
-        self.clerk.stop();
+        self.busy.stop();
         Ok(())
     }
 
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = self.turns.has_some() || self.inbox.is_ready();
-        let ahead = if busy { 0 } else { self.turns.until_tick(self.clock.now()) };
+        let busy = self.schedule.has_some() || self.inbox.is_ready();
+        let ahead = if busy { 0 } else { self.schedule.until_tick(self.clock.now()) };
         let timeout = Duration::from_millis(ahead);
         match self.poll.poll(events, Some(timeout)) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
@@ -265,12 +271,8 @@ impl Worker {
             token if token >= FIRST_CONN => {
                 let key = token - FIRST_CONN;
                 let Some(conn) = self.conns.get_mut(key) else { return };
-                conn.readable |= event.is_readable() || event.is_read_closed();
-                conn.writable |= event.is_writable();
-                conn.ended |= event.is_read_closed();
-                if conn.readable && conn.is_lent() {
-                    conn.socket.set_wanted(true);
-                }
+                let (readable, writable) = (event.is_readable(), event.is_writable());
+                conn.note_event(readable, writable, event.is_read_closed());
                 self.advance(key);
             }
             listener => _ = self.accept(listener - FIRST_LISTENER),
@@ -279,7 +281,7 @@ impl Worker {
 
     fn take_completions(&mut self) {
         let mut done = std::mem::take(&mut self.done);
-        self.context.completions.swap(&mut done);
+        self.context.take_outcomes(&mut done);
         for Done { client, outcome } in done.drain(..) {
             match (client, outcome) {
                 (Some(client), outcome) => self.complete(client, outcome),
@@ -291,7 +293,7 @@ impl Worker {
     }
 
     fn continue_others(&mut self) {
-        for key in self.turns.take() {
+        for key in self.schedule.take() {
             self.advance(key);
         }
     }

@@ -22,12 +22,12 @@ pub(super) struct Used {
 impl Worker {
     /// Answers all requests that are there.
     pub(super) fn read_requests(&mut self, key: usize, scan: HeadScan) -> Next {
-        let mut input = std::mem::take(&mut self.conns[key].input);
+        let mut input = self.conns[key].take_input();
         if !input.is_empty() {
             // A partial head that was looked at before has nothing new unless something is read.
             let used = self.requests(key, &input, scan);
             input.drain(..used.bytes);
-            self.conns[key].input = input;
+            self.conns[key].put_back(input);
             if !matches!(used.next, Next::Read) {
                 return used.next;
             }
@@ -38,16 +38,16 @@ impl Worker {
             Read::Some(n) => {
                 let used = self.requests(key, &scratch[..n], scan);
                 if let Some(conn) = self.conns.get_mut(key) {
-                    conn.input = scratch[used.bytes..n].to_vec();
+                    conn.put_back(scratch[used.bytes..n].to_vec());
                 }
                 match used.next {
                     // A client that always has more to ask must not keep the others waiting.
-                    Next::Read if self.conns[key].readable => Next::Later,
+                    Next::Read if self.conns[key].is_readable() => Next::Later,
                     next => next,
                 }
             }
             Read::Nothing => {
-                self.conns[key].state = State::Reading(scan);
+                self.conns[key].enter(State::Reading(scan));
                 Next::Read
             }
             Read::End | Read::Broken => Next::Close,
@@ -60,12 +60,10 @@ impl Worker {
     pub(super) fn read_behind(&mut self, key: usize) -> Next {
         let mut scratch = std::mem::take(&mut self.scratch);
         let conn = &mut self.conns[key];
-        let next = match conn.read(&mut scratch) {
-            Read::Some(n) => {
-                conn.input.extend_from_slice(&scratch[..n]);
-                // As in `read_requests`: one whose pieces never end with a request's end, too.
-                if conn.readable { Next::Later } else { Next::Again }
-            }
+        let next = match conn.read_more(&mut scratch) {
+            // As in `read_requests`: one whose pieces never end with a request's end, too.
+            Read::Some(_) if conn.is_readable() => Next::Later,
+            Read::Some(_) => Next::Again,
             Read::Nothing => Next::Read,
             Read::End | Read::Broken => Next::Close,
         };
@@ -75,7 +73,7 @@ impl Worker {
 
     /// Parses and serves request after request; answers pile up and are sent together.
     pub(super) fn requests(&mut self, key: usize, input: &[u8], mut scan: HeadScan) -> Used {
-        if self.conns[key].service == Service::Mgmt {
+        if self.conns[key].service() == Service::Mgmt {
             return self.lines(key, input);
         }
         let mut bytes = 0;
@@ -155,28 +153,26 @@ impl Worker {
 
     /// Earlier answers must go first: the request is read again when they are through.
     pub(super) fn postpone(&mut self, key: usize, next: Next) -> Next {
-        self.conns[key].state = State::idle();
+        self.conns[key].enter(State::idle());
         next
     }
 
     pub(super) fn after_batch(&mut self, key: usize, next: Next, state: State) -> Next {
         let more = matches!(state, State::Sending(_));
-        self.conns[key].state = state;
+        self.conns[key].enter(state);
         let sent = self.send_output(key, more);
         if matches!(sent, Next::Again) {
             return next;
         }
         // By the time the head has gone, the pages that have just been seen may have gone too.
-        if let State::Sending(sending) = &mut self.conns[key].state {
-            sending.waits = true;
-        }
+        self.conns[key].note_head_waits();
         sent
     }
 
     pub(super) fn finish_batch(&mut self, key: usize, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
-        conn.closing = Some(ending);
-        conn.state = State::idle();
+        conn.close_after_output(ending);
+        conn.enter(State::idle());
         self.send_batch(key)
     }
 
@@ -193,7 +189,7 @@ impl Worker {
         let sent = conn.send(&self.out, more);
         self.out.clear();
         match sent {
-            Ok(()) if conn.output.is_empty() => Next::Again,
+            Ok(()) if conn.unsent() == 0 => Next::Again,
             Ok(()) => Next::Write,
             Err(_) => Next::Close,
         }

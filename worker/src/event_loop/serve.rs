@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::clients::conn::{Discard, Left, Sending, Then};
 use crate::clock::HttpDate;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
 use crate::event_loop::Worker;
 use crate::http::answer::{self, Status};
-use crate::http::chunked::Chunked;
 use crate::http::delete::Delete;
+use crate::http::discard::{Discard, Then};
 use crate::http::get::{self, Get};
 use crate::http::head::{Body, Method, Request, Target};
 use crate::http::put::Put;
-use crate::http::refuse::{self, MOST_DISCARDED, Refused, Unwanted};
+use crate::http::refuse::{self, Refused, Unwanted};
+use crate::http::transfer::Sending;
 use crate::scoreboard::{DeviceState, WorkerState};
 use crate::spec::{DeviceKey, WorkerId};
 
@@ -50,7 +50,7 @@ impl Worker {
         if let Target::Path(path) = &request.target {
             self.slot.note_path(path.as_str().as_bytes());
         }
-        let service = self.conns[key].service;
+        let service = self.conns[key].service();
         if let Some(refused) = refuse::refusal(request, service) {
             return self.refuse(key, request, refused, input.is_empty());
         }
@@ -67,7 +67,7 @@ impl Worker {
                 Some(owner) => Served::Move(owner),
                 None => {
                     let then = Then::Serve(Box::new(Request { body: Body::None, ..*request }));
-                    discard(unwanted, then)
+                    Served::Discard(Box::new(Discard::new(unwanted, then)))
                 }
             },
         }
@@ -81,12 +81,12 @@ impl Worker {
             return Served::Answered(keep);
         };
         if request.method != Method::Delete
-            && let Some((usage, text)) = self.devices.usage_at_hand(self.conns[key].site, &path)
+            && let Some((usage, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path)
         {
             get::answer_usage(&mut self.out, request, &usage, &text, self.clock.date(), keep);
             return Served::Answered(keep);
         }
-        let site = self.conns[key].site;
+        let site = self.conns[key].site();
         if self.devices.has_usage(site, &path) && !self.may_ask_for_usage(path.key(site)) {
             return self.answer(Status::ServiceUnavailable503, keep);
         }
@@ -94,7 +94,7 @@ impl Worker {
             self.forget_file(site, &path);
             let device = self.device_of(key, &path);
             let (keep_alive, conditions) = (request.keep_alive, request.conditions);
-            let op = Box::new(Delete { path, keep: keep_alive, conditions });
+            let op = Box::new(Delete::new(path, keep_alive, conditions));
             return self.on_disk(&device, op, keep);
         }
         if !self.devices.has_usage(site, &path)
@@ -112,8 +112,8 @@ impl Worker {
             return self.answer(Status::BadRequest400, false);
         };
         let device = self.device_of(key, &path);
-        self.forget_file(device.key.site, &path);
-        match self.place(device.key) {
+        self.forget_file(device.key().site, &path);
+        match self.place(device.key()) {
             Placed::Here => {
                 let put = Put::new(path, *request, input.to_vec());
                 Served::Lend(device, Box::new(put))
@@ -141,7 +141,8 @@ impl Worker {
                 self.answer(refused.status, keep)
             }
             unwanted if keep && unwanted != Unwanted::Close => {
-                discard(unwanted, Then::Answer(refused.status, keep))
+                let then = Then::Answer(refused.status, keep);
+                Served::Discard(Box::new(Discard::new(unwanted, then)))
             }
             _ => {
                 self.answer(refused.status, false);
@@ -161,12 +162,12 @@ impl Worker {
 
     /// Not while draining, unless more was asked already.
     pub(super) fn may_keep(&self, key: usize, keep: bool, last: bool) -> bool {
-        keep && (!last || self.context.host.may_keep(self.conns[key].fd()))
+        keep && (!last || self.context.host().may_keep(self.conns[key].fd()))
     }
 
     /// Does an operation where its device's disk threads are.
     fn on_disk(&mut self, device: &Arc<Device>, op: Op, keep: bool) -> Served {
-        match self.place(device.key) {
+        match self.place(device.key()) {
             Placed::Here => Served::Lend(Arc::clone(device), op),
             Placed::At(owner) => Served::Move(owner),
             Placed::Nowhere => self.answer(Status::ServiceUnavailable503, keep),
@@ -198,7 +199,7 @@ impl Worker {
     /// The owner, where a body must be moved before it is thrown away.
     fn must_move(&self, key: usize, request: &Request) -> Option<WorkerId> {
         let Target::Path(path) = &request.target else { return None };
-        match self.place(path.key(self.conns[key].site)) {
+        match self.place(path.key(self.conns[key].site())) {
             Placed::At(owner) => Some(owner),
             Placed::Here | Placed::Nowhere => None,
         }
@@ -206,7 +207,7 @@ impl Worker {
 
     /// The device that a path is on, as this worker sees it.
     pub(super) fn device_of(&mut self, key: usize, path: &DevPath) -> Arc<Device> {
-        self.devices.get(path.key(self.conns[key].site))
+        self.devices.get(path.key(self.conns[key].site()))
     }
 
     /// Without numbers the disk is asked, if it may be expected to answer at once.
@@ -218,12 +219,4 @@ impl Worker {
     pub(super) fn may_look(&self, device: DeviceKey) -> bool {
         self.devices.may_look(device, self.clock.monotonic())
     }
-}
-
-fn discard(unwanted: Unwanted, then: Then) -> Served {
-    let left = match unwanted {
-        Unwanted::Length(length) => Left::Length(length),
-        _ => Left::Chunked(Box::new(Chunked::new()), MOST_DISCARDED, 2 * MOST_DISCARDED),
-    };
-    Served::Discard(Box::new(Discard { left, then }))
 }

@@ -30,11 +30,11 @@ impl Worker {
     pub(super) fn tick(&mut self) {
         let monotonic = self.clock.monotonic();
         let ahead = if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
-        self.turns.set_tick(self.clock.now() + ahead);
+        self.schedule.set_tick(self.clock.now() + ahead);
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
-        self.say_unsaid();
+        self.tell_master();
         self.watch_devices();
         self.inbox.note_room(); // Something may have been closed elsewhere.
         self.resume_listeners();
@@ -56,10 +56,10 @@ impl Worker {
     /// shortly before.
     fn keep_watch(&mut self, monotonic: u64) {
         if self.must_measure() {
-            if self.clerk.reading_is_due(monotonic) {
-                self.clerk.measure(self.board, monotonic);
+            if self.busy.reading_is_due(monotonic) {
+                self.busy.measure(self.board, monotonic);
             }
-            self.tick_in(self.clerk.until_reading(monotonic));
+            self.tick_in(self.busy.until_reading(monotonic));
         }
         if self.watchers.is_due(monotonic) {
             self.send_groups();
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     pub(super) fn tick_in(&mut self, millis: u64) {
-        self.turns.tick_in(millis, self.clock.now());
+        self.schedule.tick_in(millis, self.clock.now());
     }
 
     /// Something has begun that the stall clock must see.

@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -98,7 +97,7 @@ impl Rig {
     pub fn ask(&self, head: &str, body: &[u8], (n, fault, lasts): (usize, Fault, bool)) -> Told {
         let on = OnDisk::in_test();
         let device = Arc::new(Device::new(KEY, self.docroot.path(), false));
-        device.dir(&on).unwrap().anonymous_files.store(self.anonymous, Relaxed);
+        device.dir(&on).unwrap().set_anonymous_files(self.anonymous);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut source = SourceFd(&ours.as_raw_fd());
@@ -144,12 +143,12 @@ impl Rig {
                 work = now.run(on, &progress);
             }
             let mut done = Vec::new();
-            self.context.completions.swap(&mut done);
+            self.context.take_outcomes(&mut done);
             op = match done.pop().map(|done| done.outcome) {
                 // What has been sent, and nothing else to do: the loop is not told.
                 None | Some(Outcome::Answered(Answered { .. })) => return None,
                 Some(Outcome::Refused(op)) => {
-                    let refused = Put::of(op).unwrap().refused;
+                    let refused = Put::of(op).unwrap().refused();
                     return Some(refused.unwrap().status.code());
                 }
                 Some(Outcome::Blocked { op, .. }) => op,
@@ -166,7 +165,7 @@ fn operation(request: Request) -> Op {
         Method::Put => Box::new(Put::new(path, request, Vec::new())),
         _ => {
             let (keep, conditions) = (request.keep_alive, request.conditions);
-            Box::new(Delete { path, keep, conditions })
+            Box::new(Delete::new(path, keep, conditions))
         }
     }
 }

@@ -21,12 +21,10 @@ use crate::sys::disk::unlinkat;
 /// A DELETE on its way to a disk thread.
 #[derive(Debug)]
 pub struct Delete {
-    /// What to remove.
-    pub path: DevPath,
-    /// Whether the connection lives on afterwards.
-    pub keep: bool,
+    path: DevPath,
+    keep: bool,
     /// On what it depends.
-    pub conditions: Conditions,
+    conditions: Conditions,
 }
 
 impl Operation for Delete {
@@ -64,6 +62,11 @@ impl Operation for Delete {
 }
 
 impl Delete {
+    /// Removes a file, under conditions. `keep`: the connection lives on afterwards.
+    pub fn new(path: DevPath, keep: bool, conditions: Conditions) -> Delete {
+        Delete { path, keep, conditions }
+    }
+
     /// The folder is opened first, so that no link on the way leads out of the device.
     /// `Ok(false)`: nobody waits for it any more, and nothing was removed.
     fn remove(&self, turn: &Turn<'_>) -> Result<bool, Failed> {

@@ -2,7 +2,6 @@
 //! loop when everything is cached, and in a disk thread.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::HttpDate;
@@ -16,13 +15,12 @@ use crate::http::answer::{self, Status};
 use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
+use crate::http::transfer::{Pumped, Transfer, log_broken};
 use crate::http::{log_failure, status_of};
 use crate::ids::DeviceKey;
 use crate::scoreboard::Usage;
-use crate::sys::{file, socket};
+use crate::sys::file;
 
-/// Most bytes that one sendfile call is asked for.
-const WINDOW: u64 = 1024 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
 
@@ -33,36 +31,6 @@ pub struct Get {
     request: Request,
     keep: bool,
     transfer: Option<Transfer>,
-}
-
-/// A file being sent.
-#[derive(Debug)]
-pub struct Transfer {
-    /// What is sent.
-    pub file: Arc<OpenFile>,
-    /// Named in the log when the file shrinks.
-    pub path: DevPath,
-    /// What is left of it.
-    pub rest: Extent,
-    /// Whether the connection lives on afterwards.
-    pub keep: bool,
-    /// The answer's head, as far as it is not sent.
-    head: Vec<u8>,
-}
-
-/// How far a transfer came.
-#[derive(Debug)]
-pub enum Pumped {
-    /// All is sent.
-    Done,
-    /// The peer does not take more now.
-    Blocked,
-    /// So much for one turn.
-    Enough,
-    /// The file ended before its size: nothing sensible can follow.
-    Shrunk,
-    /// The peer is gone, or the disk failed.
-    Failed(io::Error),
 }
 
 /// Writes the head of the answer for a file, whose time is given in both forms, and says which part of it follows.
@@ -138,79 +106,9 @@ fn selection(request: &Request, size: u64, modified: i64) -> Selection {
     }
 }
 
-impl Transfer {
-    /// A transfer whose head, if any is left, goes first.
-    pub fn new(
-        file: Arc<OpenFile>,
-        path: DevPath,
-        rest: Extent,
-        keep: bool,
-        head: Vec<u8>,
-    ) -> Self {
-        Transfer { file, path, rest, keep, head }
-    }
-
-    /// Sends until done, blocked, or `budget` bytes are through. `send` moves bytes of the file.
-    pub fn pump(
-        &mut self,
-        to: BorrowedFd<'_>,
-        budget: u64,
-        send: impl Fn(&OpenFile, u64, usize) -> io::Result<usize>,
-    ) -> Pumped {
-        let mut budget = budget;
-        if !self.head.is_empty() {
-            match socket::send(to, &self.head, self.rest.len > 0) {
-                Ok(n) => drop(self.head.drain(..n)),
-                Err(e) => return blocked_or_failed(e),
-            }
-            if !self.head.is_empty() {
-                return Pumped::Blocked;
-            }
-        }
-        while self.rest.len > 0 {
-            if budget == 0 {
-                return Pumped::Enough;
-            }
-            let count = self.rest.len.min(WINDOW).min(budget);
-            match send(&self.file, self.rest.offset, count as usize) {
-                Ok(0) => return Pumped::Shrunk,
-                Ok(n) => {
-                    self.rest.offset += n as u64;
-                    self.rest.len -= n as u64;
-                    budget -= n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return blocked_or_failed(e),
-            }
-        }
-        Pumped::Done
-    }
-}
-
 fn first(turn: &Turn<'_>, file: &OpenFile, body: Extent) -> io::Result<()> {
     turn.progress.touch();
     file.read_at(turn.on, &mut [0], body.offset).map(|_| ())
-}
-
-fn blocked_or_failed(e: io::Error) -> Pumped {
-    match e.kind() {
-        io::ErrorKind::WouldBlock => Pumped::Blocked,
-        _ => Pumped::Failed(e),
-    }
-}
-
-/// Logs why a transfer cannot be completed; a peer that went away is not worth a line.
-pub fn log_broken(path: &DevPath, why: &Pumped) {
-    match why {
-        Pumped::Shrunk => {
-            log::error!("GET {}: the file became shorter while it was sent", path.as_str());
-        }
-        Pumped::Failed(e) if e.raw_os_error() == Some(libc::EIO) => {
-            log::error!("GET {}: {e}", path.as_str());
-        }
-        Pumped::Failed(e) => log::debug!("GET {}: {e}", path.as_str()),
-        Pumped::Done | Pumped::Blocked | Pumped::Enough => {}
-    }
 }
 
 impl Operation for Get {
@@ -245,23 +143,23 @@ impl Operation for Get {
         if !turn.enter(Stage::Begun) {
             return Turned::Over(Outcome::Finished);
         }
-        let before = transfer.rest.len;
+        let before = transfer.left();
         // A socket that is said to be ready and takes nothing is left to the loop.
         let mut waited_at = u64::MAX;
         let pumped = loop {
-            let budget = SLICE.saturating_sub(before - transfer.rest.len);
+            let budget = SLICE.saturating_sub(before - transfer.left());
             match transfer.pump(turn.socket, budget, |file, offset, count| {
                 turn.progress.touch();
                 file::sendfile(turn.socket, file.get(turn.on), offset, count)
             }) {
-                Pumped::Blocked if transfer.rest.len < waited_at && turn.wait_for(Need::Write) => {
-                    waited_at = transfer.rest.len;
+                Pumped::Blocked if transfer.left() < waited_at && turn.wait_for(Need::Write) => {
+                    waited_at = transfer.left();
                 }
                 pumped => break pumped,
             }
         };
-        turn.count_out(before - transfer.rest.len);
-        let keep = transfer.keep;
+        turn.count_out(before - transfer.left());
+        let keep = transfer.keeps();
         match pumped {
             Pumped::Done => Turned::Over(Outcome::answered(Vec::new(), keep)),
             Pumped::Blocked => {
@@ -288,7 +186,7 @@ impl Get {
 
     /// The rest of a transfer that was going on in the loop.
     pub fn resume(transfer: Transfer, request: Request) -> Get {
-        Get { path: transfer.path, request, keep: transfer.keep, transfer: Some(transfer) }
+        Get { path: *transfer.path(), request, keep: transfer.keeps(), transfer: Some(transfer) }
     }
 
     /// Opens the file and writes the head; answers at once when that is all.
@@ -296,7 +194,7 @@ impl Get {
         let keep = turn.may_keep(self.keep);
         let mut head = Vec::with_capacity(320);
         if self.path.is_usage()
-            && turn.device.usage
+            && turn.device.has_usage()
             && let Some(usage) = turn.first_look()
         {
             let text = usage.text(turn.device.path());

@@ -6,19 +6,23 @@
 //! | [`answer`] | values to bytes, pure |
 //! | [`condition`] | what If-Match and its kin allow, pure |
 //! | [`refuse`] | which requests are refused as they stand, pure |
+//! | [`discard`] | a body that nobody wants, as it is thrown away, pure |
 //! | [`get`], [`put`], [`delete`] | the exchanges, as operations of a disk thread |
+//! | [`transfer`] | a file on its way to a peer |
 
 pub mod answer;
 pub mod chunked;
 pub mod condition;
 pub mod date;
 pub mod delete;
+pub mod discard;
 pub mod field;
 pub mod get;
 pub mod head;
 pub mod put;
 pub mod range;
 pub mod refuse;
+pub mod transfer;
 
 use std::fmt;
 use std::io;

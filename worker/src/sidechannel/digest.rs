@@ -32,7 +32,7 @@ pub struct Digest {
     path: DevPath,
     kind: Kind,
     /// Asked for by fsck, which can wait.
-    pub fsck: bool,
+    fsck: bool,
     file: Option<DiskFd>,
     offset: u64,
     hasher: Hasher,

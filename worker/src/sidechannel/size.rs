@@ -11,8 +11,14 @@ use crate::ids::DeviceKey;
 /// A `size` that only the disk can answer.
 #[derive(Debug)]
 pub struct Size {
-    /// Of which file.
-    pub path: DevPath,
+    path: DevPath,
+}
+
+impl Size {
+    /// Of a file.
+    pub fn new(path: DevPath) -> Size {
+        Size { path }
+    }
 }
 
 impl Operation for Size {

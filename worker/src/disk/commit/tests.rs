@@ -38,7 +38,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 fn check_create_and_replace(anonymous: bool) {
     let (docroot, device) = device();
-    device.dir(&OnDisk::in_test()).unwrap().anonymous_files.store(anonymous, Relaxed);
+    device.dir(&OnDisk::in_test()).unwrap().set_anonymous_files(anonymous);
     let folder = docroot.path().join("dev1/0/000/000");
     put(&device, "old");
     let unfinished = create(&device);
@@ -66,7 +66,7 @@ fn new_file_takes_no_name_that_is_taken() {
     for anonymous in [true, false] {
         let (docroot, device) = device();
         let on = OnDisk::in_test();
-        device.dir(&on).unwrap().anonymous_files.store(anonymous, Relaxed);
+        device.dir(&on).unwrap().set_anonymous_files(anonymous);
         let put_new = |text: &[u8]| {
             let incoming = create(&device);
             incoming.file().write_all_at(&on, text, 0).unwrap();
@@ -112,7 +112,7 @@ fn directory_under_the_final_name_stays() {
 fn sweep_leaves_what_this_process_is_writing() {
     let (docroot, device) = device();
     let dir = device.dir(&OnDisk::in_test()).unwrap();
-    dir.anonymous_files.store(false, Relaxed);
+    dir.set_anonymous_files(false);
     let incoming = create(&device);
     sweep(&OnDisk::in_test(), &dir, device.path());
     incoming

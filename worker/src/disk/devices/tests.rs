@@ -28,7 +28,7 @@ fn bench() -> (Devices, Scoreboard, impl Sized) {
         board.list_device(key, WorkerId(owner)).unwrap();
     }
     let site = Site { docroot: docroot.path().into(), usage: true, require_mount: false };
-    let devices = Devices::new(ME, vec![site], Arc::new(context), 1, TIMEOUT);
+    let devices = Devices::new(ME, board, vec![site], Arc::new(context), 1, TIMEOUT);
     (devices, board, (docroot, poll))
 }
 

@@ -44,13 +44,13 @@ pub struct OpenFile {
     fd: DiskFd,
     times: Times,
     /// What answers need to know.
-    pub facts: Facts,
+    facts: Facts,
     last_modified: HttpDate,
     content: Content,
     /// Its owner's user number.
-    pub owner: u32,
+    owner: u32,
     /// [`crate::disk::device_dir::Traits`] has it.
-    pub sends_unlocked: bool,
+    sends_unlocked: bool,
     mark: Option<Mark>,
     view: OnceLock<Option<View>>,
 }
@@ -74,6 +74,24 @@ impl OpenFile {
     /// What the head of an answer is made from.
     pub fn described(&self) -> (Facts, &HttpDate) {
         (self.facts, &self.last_modified)
+    }
+
+    /// In bytes.
+    #[inline]
+    pub fn size(&self) -> u64 {
+        self.facts.size
+    }
+
+    /// Its owner's user number.
+    #[inline]
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// Whether sending it takes no lock: [`crate::disk::device_dir::Traits`] has it.
+    #[inline]
+    pub fn sends_unlocked(&self) -> bool {
+        self.sends_unlocked
     }
 
     /// True when no worker has changed it since, so that closing it frees no blocks.

@@ -54,15 +54,15 @@ thread_local! {
 pub struct Put {
     path: DevPath,
     /// The request, for what becomes of its body if it is refused.
-    pub request: Request,
+    request: Request,
     /// What the loop had read behind the head, until the body is taken.
-    pub initial: Vec<u8>,
+    initial: Vec<u8>,
     body: BodyReader,
     checksum: Checksum,
     /// What takes the body, from the first turn on.
     file: Option<FileWriter>,
     /// Why nothing of its body was taken.
-    pub refused: Option<Refused>,
+    refused: Option<Refused>,
 }
 
 /// Why a PUT ends before its body does, or pauses.
@@ -174,6 +174,17 @@ impl Put {
         }
         let any: Box<dyn Any> = op;
         Ok(any.downcast().expect("it is one"))
+    }
+
+    /// Why nothing of its body was taken, if that is so.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused
+    }
+
+    /// The request, for what becomes of its body if it is refused, and what was read behind the
+    /// head.
+    pub fn into_request(self) -> (Request, Vec<u8>) {
+        (self.request, self.initial)
     }
 
     /// More is to come than a few packets.

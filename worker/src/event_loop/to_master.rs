@@ -11,7 +11,7 @@ const AGAIN_MS: u64 = 20;
 
 /// What is still to be said, and what has been.
 #[derive(Debug, Default)]
-pub(super) struct Unsaid {
+pub(super) struct ToMaster {
     /// By whom it was asked for.
     shutdown: Option<String>,
     threads: Option<usize>,
@@ -22,39 +22,40 @@ pub(super) struct Unsaid {
 impl Worker {
     /// `shutdown`.
     pub(super) fn ask_for_shutdown(&mut self, key: usize) {
-        self.unsaid.shutdown = Some(self.conns[key].peer().to_string());
-        self.say_unsaid();
+        self.to_master.shutdown = Some(self.conns[key].peer().to_string());
+        self.tell_master();
     }
 
     /// `server aio_threads = N`.
     pub(super) fn ask_for_threads(&mut self, threads: usize) {
-        let now = self.unsaid.threads.or(self.unsaid.asked).unwrap_or(self.settings.aio_threads);
+        let now =
+            self.to_master.threads.or(self.to_master.asked).unwrap_or(self.settings.aio_threads);
         if threads != now {
-            self.unsaid.threads = Some(threads);
-            self.say_unsaid();
+            self.to_master.threads = Some(threads);
+            self.tell_master();
         }
     }
 
     /// The master has said what holds.
     pub(super) fn set_threads(&mut self, threads: usize) {
-        self.unsaid.asked = None;
+        self.to_master.asked = None;
         self.settings.aio_threads = threads;
         self.devices.set_threads(threads);
     }
 
     /// Tries what the channel had no room for.
-    pub(super) fn say_unsaid(&mut self) {
-        if let Some(peer) = self.unsaid.shutdown.take()
+    pub(super) fn tell_master(&mut self) {
+        if let Some(peer) = self.to_master.shutdown.take()
             && !self.was_said(&Up::Shutdown { peer: peer.clone() })
         {
-            self.unsaid.shutdown = Some(peer);
+            self.to_master.shutdown = Some(peer);
         }
-        if let Some(threads) = self.unsaid.threads
+        if let Some(threads) = self.to_master.threads
             && self.was_said(&Up::AioThreads { threads })
         {
-            (self.unsaid.threads, self.unsaid.asked) = (None, Some(threads));
+            (self.to_master.threads, self.to_master.asked) = (None, Some(threads));
         }
-        if self.unsaid.shutdown.is_some() || self.unsaid.threads.is_some() {
+        if self.to_master.shutdown.is_some() || self.to_master.threads.is_some() {
             self.tick_in(AGAIN_MS);
         }
     }

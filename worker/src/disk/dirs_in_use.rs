@@ -12,7 +12,7 @@ const ASK_MS: u64 = 1000;
 
 /// Which devices' directories this worker and others need.
 #[derive(Debug, Default)]
-pub struct DirNeeds {
+pub struct DirsInUse {
     /// When each was last of use.
     used: BTreeMap<DeviceKey, u64>,
     /// When its owner was last asked for it.
@@ -21,7 +21,7 @@ pub struct DirNeeds {
     asked: BTreeMap<DeviceKey, Vec<WorkerId>>,
 }
 
-impl DirNeeds {
+impl DirsInUse {
     /// A directory is of use now.
     pub fn note_use(&mut self, device: DeviceKey, now: u64) {
         self.used.insert(device, now);
@@ -89,36 +89,36 @@ mod tests {
 
     #[test]
     fn what_was_of_no_use_for_a_second_is_given_up_once() {
-        let mut needs = DirNeeds::default();
-        needs.note_use(KEY, 100);
-        assert!(!needs.give_up_unused(KEY, 1099));
-        needs.note_use(KEY, 1000);
-        assert!(!needs.give_up_unused(KEY, 1999));
-        assert!(needs.give_up_unused(KEY, 2000));
-        assert!(!needs.give_up_unused(KEY, 3000), "there is nothing to give up");
-        assert!(needs.is_empty());
+        let mut dirs = DirsInUse::default();
+        dirs.note_use(KEY, 100);
+        assert!(!dirs.give_up_unused(KEY, 1099));
+        dirs.note_use(KEY, 1000);
+        assert!(!dirs.give_up_unused(KEY, 1999));
+        assert!(dirs.give_up_unused(KEY, 2000));
+        assert!(!dirs.give_up_unused(KEY, 3000), "there is nothing to give up");
+        assert!(dirs.is_empty());
     }
 
     #[test]
     fn owner_is_asked_once_a_second() {
-        let mut needs = DirNeeds::default();
-        assert!(needs.may_ask(KEY, 5));
-        assert!(!needs.may_ask(KEY, 1004));
-        assert!(needs.may_ask(OTHER, 1004), "another device");
-        assert!(needs.may_ask(KEY, 1005));
+        let mut dirs = DirsInUse::default();
+        assert!(dirs.may_ask(KEY, 5));
+        assert!(!dirs.may_ask(KEY, 1004));
+        assert!(dirs.may_ask(OTHER, 1004), "another device");
+        assert!(dirs.may_ask(KEY, 1005));
     }
 
     #[test]
     fn those_who_wait_are_told_once() {
-        let mut needs = DirNeeds::default();
+        let mut dirs = DirsInUse::default();
         for worker in [2, 3, 2] {
-            needs.note_asker(KEY, WorkerId(worker));
+            dirs.note_asker(KEY, WorkerId(worker));
         }
-        needs.note_asker(OTHER, WorkerId(2));
-        assert_eq!(needs.asked_for(|device| device == KEY), [KEY]);
-        assert_eq!(needs.take_askers(KEY), [WorkerId(2), WorkerId(3)]);
-        assert_eq!(needs.take_askers(KEY), []);
-        needs.forget_askers(|_| false);
-        assert_eq!(needs.asked_for(|_| true), []);
+        dirs.note_asker(OTHER, WorkerId(2));
+        assert_eq!(dirs.asked_for(|device| device == KEY), [KEY]);
+        assert_eq!(dirs.take_askers(KEY), [WorkerId(2), WorkerId(3)]);
+        assert_eq!(dirs.take_askers(KEY), []);
+        dirs.forget_askers(|_| false);
+        assert_eq!(dirs.asked_for(|_| true), []);
     }
 }

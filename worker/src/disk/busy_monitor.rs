@@ -23,7 +23,7 @@ const MOST_READS: usize = 32;
 
 /// The measuring instrument. Times are on the clock that all processes share, in milliseconds.
 #[derive(Debug, Default)]
-pub struct Clerk {
+pub struct BusyMonitor {
     meter: Meter,
     command: Option<String>,
     iostat: Option<Iostat>,
@@ -39,11 +39,11 @@ struct Iostat {
     line: Vec<u8>,
 }
 
-impl Clerk {
+impl BusyMonitor {
     /// Looks at `MOG_IOSTAT_CMD` once.
-    pub fn new() -> Clerk {
+    pub fn new() -> BusyMonitor {
         let command = std::env::var("MOG_IOSTAT_CMD").ok().filter(|command| !command.is_empty());
-        Clerk { command, ..Clerk::default() }
+        BusyMonitor { command, ..BusyMonitor::default() }
     }
 
     /// Ends the operator's command.
@@ -166,36 +166,36 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn with_command(command: &str) -> Clerk {
-        Clerk { command: Some(command.into()), ..Clerk::default() }
+    fn with_command(command: &str) -> BusyMonitor {
+        BusyMonitor { command: Some(command.into()), ..BusyMonitor::default() }
     }
 
     #[test]
     fn readings_come_shortly_before_each_full_second() {
-        let mut clerk = Clerk::default();
-        assert!(clerk.reading_is_due(5300));
-        assert_eq!(clerk.until_reading(5300), 650);
-        assert!(!clerk.reading_is_due(5949));
-        assert!(clerk.reading_is_due(5950));
-        assert_eq!(clerk.until_reading(5950), 1000);
+        let mut monitor = BusyMonitor::default();
+        assert!(monitor.reading_is_due(5300));
+        assert_eq!(monitor.until_reading(5300), 650);
+        assert!(!monitor.reading_is_due(5949));
+        assert!(monitor.reading_is_due(5950));
+        assert_eq!(monitor.until_reading(5950), 1000);
     }
 
     #[test]
     fn command_runs_once_and_again_no_sooner_than_a_second_after() {
         let board = Scoreboard::new().unwrap();
-        let mut clerk = with_command("true");
-        clerk.measure(board, 100);
+        let mut monitor = with_command("true");
+        monitor.measure(board, 100);
         let begun = Instant::now();
-        while clerk.iostat.is_some() {
+        while monitor.iostat.is_some() {
             assert!(begun.elapsed() < Duration::from_secs(10), "it does not end");
-            clerk.take_output(board);
+            monitor.take_output(board);
         }
-        clerk.measure(board, 1099);
-        assert!(clerk.iostat.is_none() && clerk.started == Some(100));
-        clerk.measure(board, 1100);
-        assert_eq!(clerk.started, Some(1100));
-        clerk.stop();
-        assert!(clerk.iostat.is_none());
+        monitor.measure(board, 1099);
+        assert!(monitor.iostat.is_none() && monitor.started == Some(100));
+        monitor.measure(board, 1100);
+        assert_eq!(monitor.started, Some(1100));
+        monitor.stop();
+        assert!(monitor.iostat.is_none());
     }
 
     #[test]

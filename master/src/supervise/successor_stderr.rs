@@ -27,7 +27,7 @@ const LAST: usize = 5;
 
 /// The pipe, and what came out of it.
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub(super) struct Stderr {
     pipe: Option<PipeReader>,
     rest: Vec<u8>,
     last: VecDeque<String>,
@@ -35,13 +35,13 @@ pub(super) struct Words {
     is_behind: bool,
 }
 
-impl Words {
+impl Stderr {
     /// Whose other end is to be given to [`speak`].
-    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<(Words, PipeWriter)> {
+    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<(Stderr, PipeWriter)> {
         let (reader, writer) = pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         registry.register(&mut SourceFd(&reader.as_raw_fd()), token, Interest::READABLE)?;
-        Ok((Words { pipe: Some(reader), ..Words::default() }, writer))
+        Ok((Stderr { pipe: Some(reader), ..Stderr::default() }, writer))
     }
 
     /// Takes what has been said so far.
@@ -143,8 +143,8 @@ fn pass_on(mut pipe: PipeReader, pid: Pid) -> ! {
 mod tests {
     use super::*;
 
-    fn heard(text: &str) -> Words {
-        let mut words = Words::default();
+    fn heard(text: &str) -> Stderr {
+        let mut words = Stderr::default();
         words.hear(text.as_bytes(), Pid::from_raw(7));
         words.listen(Pid::from_raw(7));
         words

@@ -18,11 +18,11 @@ impl Worker {
     pub(super) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
         let conn = &self.conns[key];
         if !self.neighbours.knows(owner) {
-            self.conns[key].state = State::idle();
+            self.conns[key].enter(State::idle());
             return true; // Retired since it was chosen: served here.
         }
         self.unwatch(conn);
-        match self.neighbours.send(owner, &conn.as_passenger(&conn.input)) {
+        match self.neighbours.send(owner, &conn.as_passenger(conn.input())) {
             Ok(()) => {
                 self.close(key);
                 false
@@ -49,27 +49,27 @@ impl Worker {
         }
         log::debug!("worker {owner} has gone: {why}");
         self.neighbours.remove(owner);
-        self.conns[key].state = State::idle();
+        self.conns[key].enter(State::idle());
         true
     }
 
     /// The owner's inbox is full: the request at the front of the input is answered 503.
     pub(super) fn answer_unmoved(&mut self, key: usize) -> bool {
-        if self.conns[key].service == Service::Mgmt {
+        if self.conns[key].service() == Service::Mgmt {
             return self.answer_unmoved_line(key);
         }
-        let mut input = std::mem::take(&mut self.conns[key].input);
+        let mut input = self.conns[key].take_input();
         let next = match head::parse(&input, &mut HeadScan::default()) {
             Parsed::Complete { request, len } => {
                 input.drain(..len);
                 let last = input.is_empty();
-                self.conns[key].input = input;
+                self.conns[key].put_back(input);
                 self.slot.requests.fetch_add(1, Relaxed);
                 let status = answer::Status::ServiceUnavailable503;
                 match self.refuse(key, &request, Refused { status, close: false }, last) {
                     Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
                     Served::Discard(discard) => {
-                        self.conns[key].state = State::Discarding(discard);
+                        self.conns[key].enter(State::Discarding(discard));
                         Next::Again
                     }
                     _ => self.finish_batch(key, Ending::Lingering),
@@ -81,15 +81,15 @@ impl Worker {
     }
 
     pub(super) fn answer_unmoved_line(&mut self, key: usize) -> bool {
-        let mut input = std::mem::take(&mut self.conns[key].input);
+        let mut input = self.conns[key].take_input();
         let next = match line::split(&input) {
             Line::Whole(line, len) => {
                 if let Command::Size(path) | Command::Digest { path, .. } = line::parse(line) {
-                    let device = path.key(self.conns[key].site);
+                    let device = path.key(self.conns[key].site());
                     self.say_stalled(device);
                 }
                 input.drain(..len);
-                self.conns[key].input = input;
+                self.conns[key].put_back(input);
                 self.after_batch(key, Next::Again, State::idle())
             }
             _ => Next::Close,

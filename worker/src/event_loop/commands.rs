@@ -32,7 +32,7 @@ pub(super) enum Heard {
 
 impl Worker {
     /// Does what a line says.
-    pub(super) fn obey_line(&mut self, key: usize, command: Command<'_>) -> Heard {
+    pub(super) fn do_command(&mut self, key: usize, command: Command<'_>) -> Heard {
         match command {
             Command::Blank => self.say(""),
             Command::Unknown(word) => {
@@ -65,11 +65,11 @@ impl Worker {
 
     fn size(&mut self, key: usize, path: DevPath) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path) {
             let (path, len) = (path.as_str(), text.len());
             return self.say(&format!("{path} {len}"));
         }
-        let site = self.conns[key].site;
+        let site = self.conns[key].site();
         let cached = match self.devices.has_usage(site, &path) {
             true => None,
             false => self.cached_size(site, &path),
@@ -81,7 +81,7 @@ impl Worker {
             }
             None => {
                 let device = self.device_of(key, &path);
-                self.ask_disk(&device, Box::new(Size { path }))
+                self.ask_disk(&device, Box::new(Size::new(path)))
             }
         }
     }
@@ -89,21 +89,21 @@ impl Worker {
     /// The size, when no disk is needed to know it.
     fn cached_size(&mut self, site: SiteId, path: &DevPath) -> Option<i64> {
         let file = self.open_cached(site, path)?.ok()?;
-        let size = file.facts.size as i64;
+        let size = file.size() as i64;
         self.close_file(site, path, file);
         Some(size)
     }
 
     fn digest(&mut self, key: usize, path: DevPath, kind: Kind, fsck: bool) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site(), &path) {
             let digest = digest::of_bytes(kind, text.as_bytes());
             return self.say(&format!("{} {}={digest}", path.as_str(), kind.name()));
         }
         let device = self.device_of(key, &path);
         let heard = self.ask_disk(&device, Box::new(Digest::new(path, kind, fsck)));
         match heard {
-            Heard::Lend(device, op) if fsck => match self.fsck.enter(device.key, key) {
+            Heard::Lend(device, op) if fsck => match self.fsck.enter(device.key(), key) {
                 true => Heard::Lend(device, op),
                 false => Heard::Queue(device, op),
             },
@@ -112,10 +112,10 @@ impl Worker {
     }
 
     fn ask_disk(&mut self, device: &Arc<Device>, op: Op) -> Heard {
-        match self.place(device.key) {
+        match self.place(device.key()) {
             Placed::Here => Heard::Lend(Arc::clone(device), op),
             Placed::At(owner) => Heard::Move(owner),
-            Placed::Nowhere => self.say_stalled(device.key),
+            Placed::Nowhere => self.say_stalled(device.key()),
         }
     }
 
@@ -135,7 +135,7 @@ impl Worker {
     /// when the connection at hand has been seen to.
     pub(super) fn leave_fsck(&mut self, key: usize) {
         for next in self.fsck.leave(key) {
-            self.turns.queue(next);
+            self.schedule.queue(next);
         }
     }
 }

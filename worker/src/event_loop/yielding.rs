@@ -17,14 +17,14 @@ const PAUSE: u64 = 1_000;
 /// Linux since 6.18 remembers it until the others have had as much). Where that is seen the loop
 /// does without yields for a while.
 #[derive(Default)]
-pub(super) struct GiveWay {
+pub(super) struct Yielding {
     /// Disk threads have been given short work in this round.
     wanted: bool,
     /// Before this time, in milliseconds, there is none.
     not_before: u64,
 }
 
-impl GiveWay {
+impl Yielding {
     /// Disk threads have been given short work in this round.
     pub(super) fn want(&mut self) {
         self.wanted = true;
@@ -61,27 +61,27 @@ mod tests {
 
     #[test]
     fn time_of_our_own_threads_is_no_reason_to_stop() {
-        let mut give_way = GiveWay::default();
-        give_way.judge(5, ms(8), ms(8));
-        give_way.judge(5, ms(8), ms(7));
-        give_way.judge(5, ms(3), ms(9)); // On other processors.
-        assert_eq!(give_way.not_before, 0);
+        let mut yielding = Yielding::default();
+        yielding.judge(5, ms(8), ms(8));
+        yielding.judge(5, ms(8), ms(7));
+        yielding.judge(5, ms(3), ms(9)); // On other processors.
+        assert_eq!(yielding.not_before, 0);
     }
 
     #[test]
     fn a_neighbour_s_slice_ends_yields_for_a_while() {
-        let mut give_way = GiveWay::default();
-        give_way.judge(5, ms(3), ms(1));
-        assert_eq!(give_way.not_before, 5 + PAUSE);
+        let mut yielding = Yielding::default();
+        yielding.judge(5, ms(3), ms(1));
+        assert_eq!(yielding.not_before, 5 + PAUSE);
     }
 
     #[test]
     fn it_is_wanted_anew_in_each_round() {
-        let mut give_way = GiveWay { wanted: true, not_before: 10 };
-        give_way.at_end_of_round(9);
-        assert!(!give_way.wanted);
-        give_way.wanted = true;
-        give_way.at_end_of_round(10);
-        assert!(!give_way.wanted);
+        let mut yielding = Yielding { wanted: true, not_before: 10 };
+        yielding.at_end_of_round(9);
+        assert!(!yielding.wanted);
+        yielding.wanted = true;
+        yielding.at_end_of_round(10);
+        assert!(!yielding.wanted);
     }
 }

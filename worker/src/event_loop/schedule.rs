@@ -1,21 +1,21 @@
 //! What the loop does next of its own accord: who goes on without an event, and when it looks at
 //! the clock again.
 
-use crate::event_loop::give_way::GiveWay;
+use crate::event_loop::yielding::Yielding;
 
 /// A tick is never further ahead, in milliseconds.
 const MOST_AHEAD: u64 = 1000;
 
 /// The loop's own agenda. Times are its clock, in milliseconds.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct Schedule {
     /// Connections that go on after the others have had their turn.
     again: Vec<usize>,
     next_tick: u64,
-    give_way: GiveWay,
+    yielding: Yielding,
 }
 
-impl Turns {
+impl Schedule {
     /// A connection goes on when the others have had their turn.
     pub(super) fn queue(&mut self, key: usize) {
         self.again.push(key);
@@ -52,13 +52,13 @@ impl Turns {
     }
 
     /// Disk threads have been given short work, for which they should have the processor.
-    pub(super) fn give_way(&mut self) {
-        self.give_way.want();
+    pub(super) fn yield_after_round(&mut self) {
+        self.yielding.want();
     }
 
     /// The round is over.
     pub(super) fn end_round(&mut self, now: u64) {
-        self.give_way.at_end_of_round(now);
+        self.yielding.at_end_of_round(now);
     }
 }
 
@@ -68,26 +68,26 @@ mod tests {
 
     #[test]
     fn the_nearest_tick_counts() {
-        let mut turns = Turns::default();
-        assert!(turns.tick_is_due(0), "at the start");
-        turns.set_tick(1000);
-        turns.tick_in(250, 100);
-        turns.tick_in(500, 100);
-        assert_eq!((turns.until_tick(100), turns.tick_is_due(349)), (250, false));
-        assert!(turns.tick_is_due(350));
-        assert_eq!(turns.until_tick(400), 0);
-        turns.set_tick(u64::MAX);
-        turns.tick_in(60_000, 0);
-        assert_eq!(turns.until_tick(0), MOST_AHEAD, "a loop shows that it lives");
+        let mut schedule = Schedule::default();
+        assert!(schedule.tick_is_due(0), "at the start");
+        schedule.set_tick(1000);
+        schedule.tick_in(250, 100);
+        schedule.tick_in(500, 100);
+        assert_eq!((schedule.until_tick(100), schedule.tick_is_due(349)), (250, false));
+        assert!(schedule.tick_is_due(350));
+        assert_eq!(schedule.until_tick(400), 0);
+        schedule.set_tick(u64::MAX);
+        schedule.tick_in(60_000, 0);
+        assert_eq!(schedule.until_tick(0), MOST_AHEAD, "a loop shows that it lives");
     }
 
     #[test]
     fn those_who_go_on_do_so_once() {
-        let mut turns = Turns::default();
-        turns.queue(4);
-        turns.queue(2);
-        assert!(turns.has_some());
-        assert_eq!(turns.take(), [4, 2]);
-        assert!(!turns.has_some());
+        let mut schedule = Schedule::default();
+        schedule.queue(4);
+        schedule.queue(2);
+        assert!(schedule.has_some());
+        assert_eq!(schedule.take(), [4, 2]);
+        assert!(!schedule.has_some());
     }
 }

@@ -14,7 +14,7 @@ const MOVES: u32 = 3;
 /// What the disks have completed. A disk lives while its counters
 /// move at each look: a few writes of a journal, now and then, are no proof.
 #[derive(Debug, Default)]
-pub struct Lives {
+pub struct Liveness {
     /// The counters of this round, once somebody has asked.
     round: Option<HashMap<Number, u64>>,
     disks: HashMap<Number, Life>,
@@ -31,7 +31,7 @@ pub struct Life {
     alive: u64,
 }
 
-impl Lives {
+impl Liveness {
     /// From now on the counters are read anew, when somebody asks.
     pub fn begin_round(&mut self) {
         self.round = None;

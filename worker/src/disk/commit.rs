@@ -18,14 +18,15 @@
 //! | | close of a duplicate (only where the filesystem says something then) | refused |
 //! | | fdatasync, before the name | refused |
 //! | | symlinkat, linkat, renameat | refused; linkat: `EEXIST` means that a file is replaced |
-//! | | fsync of folders, syncfs, read-only by then, after the name | 500; the new file is there, on disk or not |
+//! | | fsync of a file or of folders, syncfs, read-only by then, after the name | 500; the new file is there, on disk or not |
 //! | | unlinkat of a temporary name | none: it is swept when the device is opened next |
 //! | DELETE | openat2, unlinkat | refused |
 //! | | fsync of the folder, syncfs | 500; the name is gone, on disk or not |
 //! | usage | statvfs, and all calls for its file | one log line when the trouble changes; the numbers stay |
 //! | sweep | all | one log line for the folder, none for a name; tried again when the device is opened next |
 //!
-//! fchmod is not called: the mode is given when the file is made.
+//! fchmod is not called: the mode is given when the file is made. futimens, before a shared fsync: its
+//! failure means syncfs.
 
 use std::ffi::CStr;
 use std::io;

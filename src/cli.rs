@@ -37,6 +37,7 @@ const SIGNALS: &str = "Signals to the master:
     disable_help_flag = true,
     disable_version_flag = true,
     disable_help_subcommand = true,
+    infer_long_args = true,
     args_conflicts_with_subcommands = true,
     after_help = SIGNALS
 )]

@@ -32,7 +32,7 @@ const FAILED: u8 = 1;
 fn main() -> ExitCode {
     let invocation = Invocation::capture();
     successor::begin();
-    let task = Cli::parse().task();
+    let task = Cli::try_parse().unwrap_or_else(refuse).task();
     if !matches!(task, Task::Status { .. } | Task::Upgrade(_) | Task::Forget { .. }) {
         clean_start::begin();
     }
@@ -45,6 +45,14 @@ fn main() -> ExitCode {
         Task::Serve(options) => serve(options, None, invocation),
         Task::Quickstart(folder, options) => try_out(folder, options, invocation),
     }
+}
+
+/// The command line is wrong, or only asks for help.
+fn refuse(error: clap::Error) -> Cli {
+    if error.use_stderr() {
+        successor::explain(error.to_string().trim());
+    }
+    error.exit()
 }
 
 fn check_config(options: &Options) -> ExitCode {

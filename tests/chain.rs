@@ -29,8 +29,12 @@ pub struct Chain {
 impl Chain {
     /// Starts a node that can be upgraded.
     pub fn start(setup: Setup) -> Chain {
-        let setup = setup.arg("--pidfile={dir}/pid").shell(BECOME_COPY);
-        Chain { node: setup.start() }
+        Chain::start_without_pidfile(setup.arg("--pidfile={dir}/pid"))
+    }
+
+    /// As [`Chain::start`]; who starts successors must end them.
+    pub fn start_without_pidfile(setup: Setup) -> Chain {
+        Chain { node: setup.shell(BECOME_COPY).start() }
     }
 
     /// A file of the test's folder.

@@ -2,8 +2,6 @@
 //! a system without the usual files. rmogstored(8), "What is inherited".
 
 use std::fs;
-use std::io::Read;
-use std::net::SocketAddr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,114 +11,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
-use crate::chain::{is_gone, pid_in};
-use crate::harness::{
-    Client, DEADLINE, Setup, binary, can_mount, fid_path, shell, skipped, until, until_some,
-};
+use crate::chain::is_gone;
+use crate::harness::{DEADLINE, Setup, can_mount, shell, skipped, until, until_some};
 
-/// A daemon of a test's own folder, ended when dropped.
-struct Detached {
-    folder: tempfile::TempDir,
-}
+/// A daemon of its own.
+mod detached;
 
-impl Detached {
-    fn folder() -> Detached {
-        let folder = tempfile::tempdir().unwrap();
-        for device in ["dev1", "dev2"] {
-            fs::create_dir(folder.path().join(device)).unwrap();
-        }
-        Detached { folder }
-    }
-
-    fn dir(&self) -> &str {
-        self.folder.path().to_str().unwrap()
-    }
-
-    fn filled(&self, text: &str) -> String {
-        text.replace("{dir}", self.dir())
-    }
-
-    /// The options of a node in this folder.
-    fn options(&self) -> [String; 5] {
-        [
-            "--docroot={dir}",
-            "--httplisten=127.0.0.1:0",
-            "--mgmtlisten=127.0.0.1:0",
-            "--pidfile={dir}/pid",
-            "--status-socket={dir}/status.sock",
-        ]
-        .map(|option| self.filled(option))
-    }
-
-    /// Runs a script in which `"$0" "$@"` is the node, through these words.
-    fn command(&self, words: &[&str], script: &str) -> Command {
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]).arg(self.filled(script)).arg(binary()).args(self.options());
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn pid(&self) -> Option<Pid> {
-        pid_in(&self.folder.path().join("pid"))
-    }
-
-    fn status(&self) -> Value {
-        let mut text = String::new();
-        let socket = UnixStream::connect(self.folder.path().join("status.sock"));
-        socket.unwrap().read_to_string(&mut text).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
-
-    fn address(&self, service: &str) -> SocketAddr {
-        let status = self.status();
-        let listeners = status["listeners"].as_array().unwrap();
-        let found = listeners.iter().find(|listener| listener["service"] == service).unwrap();
-        found["address"].as_str().unwrap().parse().unwrap()
-    }
-
-    /// Stores, fetches and deletes; size and digest too.
-    fn serves(&self) {
-        let path = fid_path(1, 7);
-        let mut client = Client::connect(self.address("http"));
-        client.put(&path, "hello").expect(201);
-        assert_eq!(client.get(&path).expect(200).body, b"hello");
-        let mut side = Client::connect(self.address("mgmt"));
-        side.send(format!("size {path}\r\n"));
-        assert_eq!(side.line(), format!("{path} 5\r\n"));
-        client.delete(&path).expect(204);
-    }
-
-    /// USR2, and QUIT to the old master once the new one has the pid file.
-    fn upgrade(&self) {
-        let old = self.pid().unwrap();
-        kill(old, Signal::SIGUSR2).unwrap();
-        until("a successor", || self.pid().is_some_and(|pid| pid != old));
-        let ready = || self.status()["pid"] == self.pid().map_or(0, Pid::as_raw);
-        until("the status socket to be its own", ready);
-        kill(old, Signal::SIGQUIT).unwrap();
-        until("the old master to go", || is_gone(old));
-    }
-
-    fn quit(&self) {
-        let pid = self.pid().unwrap();
-        kill(pid, Signal::SIGQUIT).unwrap();
-        until("the node to go", || is_gone(pid));
-        assert!(!self.folder.path().join("pid").exists(), "it did not end in order");
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGKILL] {
-            let Some(pid) = self.pid().filter(|pid| !is_gone(*pid)) else { return };
-            let _ = kill(pid, signal);
-            let begun = Instant::now();
-            while !is_gone(pid) && begun.elapsed() < Duration::from_secs(3) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-}
+use detached::Detached;
 
 /// A process's descriptors from 3 on, as /proc shows what they are.
 fn open_in(pid: Pid) -> Vec<String> {

@@ -104,6 +104,7 @@ fn systemd_is_told_of_start_reload_upgrade_and_stop() {
     let (_, new) = chain.begin_upgrade();
     assert_eq!(next(), main(new));
     chain.node.signal(Signal::SIGQUIT);
+    assert_eq!(next(), format!("MAINPID={new}"), "it may be listened to alone");
     chain.node.wait_for_exit();
     until("the old master's leavings to go", || !chain.path("status.sock.old").exists());
     kill(new, Signal::SIGQUIT).unwrap();

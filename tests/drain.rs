@@ -134,6 +134,60 @@ fn a_drain_lasts_no_longer_than_drain_timeout() {
     assert!(took > Duration::from_millis(400) && took < Duration::from_secs(5), "{took:?}");
 }
 
+/// The rest of a body and the next request in one packet: both are read from the socket after the
+/// drain has begun.
+#[test]
+fn a_request_behind_the_rest_of_a_body_is_answered() {
+    const GET: &str = "GET /dev1/a HTTP/1.1\r\n\r\n";
+    let requests = [
+        ("PUT /dev1/b HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "hello", 201),
+        ("PUT /dev1/b HTTP/1.1\r\nContent-Length: 5\r\n\r\nhel", "lo", 201),
+        ("PUT /dev1/c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n0\r\n\r\n", 201),
+        ("PUT /dev9/b HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "hello", 404),
+        ("DELETE /dev1/no HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "hello", 404),
+        ("GET /dev1/a HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "hello", 200),
+        ("HEAD", " /dev9/no HTTP/1.1\r\n\r\n", 404),
+        ("MKCOL /dev1/d HTTP/1.1\r\nContent-Length: 5\r\n\r\n", "hello", 400),
+    ];
+    for workers in ["1", "device"] {
+        for (head, rest, status) in requests {
+            let mut node = Setup::new().workers(workers).start();
+            node.store("/dev1/a", "a");
+            let mut client = node.client();
+            client.ask(format!("GET / HTTP/1.1\r\n\r\n{head}")).expect(200);
+            node.signal(Signal::SIGQUIT);
+            node.event("draining");
+            refuses_connections(&node);
+            client.send(format!("{rest}{GET}"));
+            match head.starts_with("HEAD") {
+                true => client.answer_to_head().expect(status),
+                false => client.answer().expect(status),
+            };
+            assert_eq!(client.answer().expect(200).body, b"a", "{head}");
+            client.closes();
+            assert_eq!(node.wait_for_exit().code(), Some(0));
+        }
+    }
+}
+
+/// Their answers are sent; what they do next is nobody's business any more.
+#[test]
+fn connections_that_only_linger_hold_nothing_up() {
+    let mut node = Node::start();
+    let (mut garbage, mut side, mut more) = (node.client(), node.sidechannel(), node.client());
+    garbage.ask("garbage\r\n\r\n").expect(400);
+    garbage.closes();
+    more.ask("GET / HTTP/1.0\r\n\r\nGET / HTTP/1.1\r\n\r\n").expect(200);
+    more.closes();
+    let begun = Instant::now();
+    side.send("shutdown\n");
+    side.closes();
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    drop((garbage, side, more));
+}
+
 /// All that an operator may have going on at once.
 #[test]
 fn everything_in_progress_ends_as_it_should() {

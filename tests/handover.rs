@@ -61,3 +61,22 @@ fn text(number: u64) -> String {
     let filling = ".".repeat((number % 300) as usize);
     format!("the {number}th{filling}")
 }
+
+/// More connections than the owner has descriptors for: those without room wait in its inbox until
+/// others have been closed, and are answered then.
+#[test]
+fn connections_handed_over_to_a_worker_without_descriptors_are_answered_all() {
+    const CLIENTS: u64 = 70;
+    let node = Setup::new().workers("device").shell("ulimit -n 64").start();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| node.client()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let path = fid_path(2, number as u64);
+        client.send(format!("PUT {path} HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"));
+    }
+    for (number, mut client) in clients.into_iter().enumerate() {
+        let status = client.answer().status;
+        assert!(matches!(status, 201 | 503), "client {number}: {status}");
+    }
+    assert!(node.all_events("worker_exited").is_empty());
+    assert_eq!(node.logged("not whole"), 0);
+}

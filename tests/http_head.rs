@@ -1,9 +1,14 @@
 //! Requests: what is understood, what is refused, and what becomes of the connection.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::{Node, fid_path, pattern};
+use crate::harness::{Node, pattern};
+
+/// 100 Continue.
+mod expect;
+/// Paths.
+mod targets;
 
 const MAX_HEAD: usize = 65_534;
 
@@ -155,46 +160,6 @@ fn lines_that_end_in_a_bare_lf_are_400_and_close() {
 }
 
 #[test]
-fn targets_may_be_absolute_with_a_host_of_any_length() {
-    let node = Node::start();
-    node.store("/dev1/a", "a");
-    let long = "h".repeat(5000);
-    for host in ["h", "h:7500", "[::1]:80", "node-1.example.com", &long, &format!("{long}:80")] {
-        node.stays_after(format!("GET http://{host}/dev1/a HTTP/1.1\r\n\r\n"), 200);
-    }
-    node.stays_after("GET http://h///dev1/a HTTP/1.1\r\n\r\n", 200);
-}
-
-#[test]
-fn a_host_alone_is_the_root_and_ports_are_any_number() {
-    let node = Node::start();
-    node.store("/dev1/a", "x");
-    let long = "h".repeat(40_000);
-    for host in ["host", "host:80", "host:", "host:99999", "[::1]", "[::1]:7500", &long] {
-        let answer = node.stays_after(format!("GET http://{host} HTTP/1.1\r\n\r\n"), 200);
-        assert_eq!(answer.header("Last-Modified"), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
-        node.stays_after(format!("GET http://{host}/dev1/a HTTP/1.1\r\n\r\n"), 200);
-        node.stays_after(format!("GET http://{host}//dev1/no HTTP/1.1\r\n\r\n"), 404);
-        node.stays_after(format!("DELETE http://{host} HTTP/1.1\r\n\r\n"), 403);
-    }
-    for host in ["", ":80", "host:port", "host:8o", "[::1", "u@host", "host?x"] {
-        node.closes_after(format!("GET http://{host} HTTP/1.1\r\n\r\n"), 400);
-        node.closes_after(format!("GET http://{host}/dev1/a HTTP/1.1\r\n\r\n"), 400);
-    }
-}
-
-#[test]
-fn the_limit_of_a_path_does_not_count_what_stands_before_it() {
-    let node = Node::start();
-    let longest = format!("dev1/{}", "a".repeat(31));
-    node.store(&format!("/{longest}"), "x");
-    for before in ["/", "////", "http://host/", "http://host:80///"] {
-        node.stays_after(format!("GET {before}{longest} HTTP/1.1\r\n\r\n"), 200);
-        node.stays_after(format!("GET {before}{longest}a HTTP/1.1\r\n\r\n"), 400);
-    }
-}
-
-#[test]
 fn later_minor_versions_are_served_as_1_1() {
     let node = Node::start();
     for minor in 1..=9 {
@@ -209,90 +174,6 @@ fn later_minor_versions_are_served_as_1_1() {
     for version in ["HTTP/0.9", "HTTP/2.0", "HTTP/3.1", "HTTP/1.", "HTTP/1.x", "HTTP/1.1.1"] {
         node.closes_after(format!("GET / {version}\r\n\r\n"), 400);
     }
-}
-
-#[test]
-fn leading_slashes_collapse_however_many() {
-    let node = Node::start();
-    node.store("/dev1/a", "a");
-    for count in [1, 2, 3, 60, 5000] {
-        let slashes = "/".repeat(count);
-        node.stays_after(format!("GET {slashes}dev1/a HTTP/1.1\r\n\r\n"), 200);
-    }
-    node.stays_after("HEAD // HTTP/1.1\r\n\r\n", 200);
-}
-
-#[test]
-fn only_the_listed_bytes_are_allowed_in_a_path() {
-    let node = Node::start();
-    for byte in 0..=255_u8 {
-        let request = [b"GET /dev1/a", &[byte][..], b"c HTTP/1.1\r\n\r\n"].concat();
-        if byte.is_ascii_alphanumeric() || b"/.-".contains(&byte) {
-            node.stays_after(request, 404);
-        } else {
-            node.closes_after(request, 400);
-        }
-    }
-}
-
-#[test]
-fn targets_that_are_no_absolute_path_are_400_and_close() {
-    let node = Node::start();
-    for target in ["dev1/a", "*", "ftp://h/dev1/a", "https://h/dev1/a", "h:80", "./dev1/a"] {
-        node.closes_after(format!("GET {target} HTTP/1.1\r\n\r\n"), 400);
-    }
-}
-
-#[test]
-fn paths_have_at_most_37_bytes() {
-    let node = Node::start();
-    let longest = "/dev1/".to_owned() + &"a".repeat(31);
-    assert_eq!(longest.len(), 37);
-    assert_eq!(node.client().get(&longest).status, 404);
-    assert_eq!(node.client().get(&(longest.clone() + "a")).status, 400);
-    assert_eq!(node.client().put(&longest, "x").status, 201);
-    assert_eq!(node.client().put(&(longest + "a"), "x").status, 400);
-    assert_eq!(node.client().get("/dev16777215/0/000/000/0123456789.fid").status, 404);
-}
-
-#[test]
-fn fids_have_up_to_20_digits() {
-    let node = Node::start();
-    let last = fid_path(1, u64::MAX);
-    assert_eq!(last, "/dev1/1/844/674/18446744073709551615.fid");
-    let mut client = node.client();
-    assert_eq!(client.put(&last, "last").status, 201);
-    assert_eq!(client.get(&last).body, b"last");
-    assert_eq!(client.get("/dev16777215/1/844/674/18446744073709551615.fid").status, 404);
-    assert_eq!(node.client().get("/dev1/1/844/674/184467440737095516150.fid").status, 400);
-}
-
-#[test]
-fn long_paths_that_only_resemble_a_fid_are_400() {
-    let node = Node::start();
-    for path in [
-        "/dev16777215/2/844/674/18446744073709551615.fid",
-        "/dev16777215/1/844/675/18446744073709551615.fid",
-        "/dev16777215/1/844/674/18446744073709551615.fix",
-        "/dev16777215/1/844/674/1844674407370955161a.fid",
-        "/dev16777215/18/44/674/18446744073709551615.fid",
-        "/dex16777215/1/844/674/18446744073709551615.fid",
-        "/dev1/aaa/bbb/ccc/ddd/1/844/674/18446744073709551615.fid",
-    ] {
-        assert_eq!(node.client().get(path).status, 400, "{path}");
-    }
-}
-
-#[test]
-fn two_dots_anywhere_are_403_and_stay() {
-    let node = Node::start();
-    for path in ["/..", "/../x", "/dev1/../dev2/a", "/dev1/..", "/dev1/a..b", "/...", "/dev1/a.."] {
-        for method in ["GET", "DELETE", "MKCOL"] {
-            node.stays_after(format!("{method} {path} HTTP/1.1\r\n\r\n"), 403);
-        }
-        assert_eq!(node.client().head(path).expect_and(403, "keep-alive").body, b"");
-    }
-    assert_eq!(node.client().put("/dev1/../dev2/a", "x").status, 403);
 }
 
 #[test]
@@ -472,56 +353,6 @@ fn bodies_that_nobody_asked_for_close_past_64_kib() {
     client.send("HEAD / HTTP/1.1\r\nContent-Length: 65537\r\n\r\n");
     client.answer_to_head().expect_and(200, "close");
     client.closes();
-}
-
-#[test]
-#[ignore = "compares times: .ci/run runs it alone"]
-fn continue_is_sent_as_soon_as_the_put_would_be_accepted() {
-    let node = Node::start();
-    let mut client = node.client();
-    let begun = Instant::now();
-    client.send("PUT /dev1/a HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
-    let answer = client.answer();
-    assert!(begun.elapsed() < Duration::from_millis(500), "curl would not have waited so long");
-    assert_eq!((answer.line.as_str(), answer.headers.len()), ("HTTP/1.1 100 Continue", 0));
-    client.ask("abc").expect_and(201, "keep-alive");
-    assert_eq!(node.content("/dev1/a"), b"abc");
-    client.stays_open();
-}
-
-#[test]
-fn continue_is_sent_for_a_chunked_put_too() {
-    let node = Node::start();
-    let mut client = node.client();
-    let head = "PUT /dev1/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nexpect: 100-Continue\r\n\r\n";
-    assert_eq!(client.ask(head).status, 100);
-    client.ask("3\r\nabc\r\n0\r\n\r\n").expect_and(201, "keep-alive");
-    assert_eq!(node.content("/dev1/a"), b"abc");
-}
-
-#[test]
-fn a_body_that_did_not_wait_for_continue_is_taken() {
-    let node = Node::start();
-    let mut client = node.client();
-    client.send("PUT /dev1/a HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc");
-    let answer = client.answer();
-    let answer = if answer.status == 100 { client.answer() } else { answer };
-    answer.expect_and(201, "keep-alive");
-    client.stays_open();
-}
-
-#[test]
-#[ignore = "compares times: .ci/run runs it alone"]
-fn a_put_that_would_be_refused_gets_its_answer_instead_of_continue() {
-    let node = Node::start();
-    for (path, status) in [("/dev9/a", 404), ("/dev1/", 400), ("/dev1/a..b", 403)] {
-        let begun = Instant::now();
-        node.closes_after(
-            format!("PUT {path} HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"),
-            status,
-        );
-        assert!(begun.elapsed() < Duration::from_millis(500), "curl would not have waited so long");
-    }
 }
 
 /// A request for `/` whose head has exactly so many bytes.

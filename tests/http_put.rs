@@ -1,8 +1,7 @@
 //! PUT.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use crate::harness::{
     Client, Node, Setup, can_mount, content_md5, fid_path, names_in, pattern, skipped, until,
 };
+
+/// Content-Range.
+mod ranges;
+/// Full, read-only, forbidden.
+mod refused;
 
 #[test]
 fn a_put_file_has_what_was_sent() {
@@ -198,79 +202,6 @@ fn a_worker_killed_in_mid_put_leaves_nothing() {
 }
 
 #[test]
-fn a_content_range_is_written_in_place() {
-    let node = Node::start();
-    node.store("/dev1/a", "0123456789");
-    let inode = fs::metadata(node.file("/dev1/a")).unwrap().ino();
-    let mut client = node.client();
-    for (range, body, content) in [
-        ("bytes 2-4/*", "xyz", "01xyz56789"),
-        ("bytes 0-0/10", "A", "A1xyz56789"),
-        ("bytes 8-11/12", "wxyz", "A1xyz567wxyz"),
-    ] {
-        let line = format!("Content-Range: {range}\r\n");
-        client.put_with("/dev1/a", &line, body).expect_and(201, "keep-alive");
-        assert_eq!(node.content("/dev1/a"), content.as_bytes());
-    }
-    assert_eq!(fs::metadata(node.file("/dev1/a")).unwrap().ino(), inode, "replaced");
-}
-
-#[test]
-fn a_content_range_makes_a_missing_file() {
-    let node = Node::start();
-    let mut client = node.client();
-    client.put_with("/dev1/new/a", "Content-Range: bytes 3-5/*\r\n", "xyz").expect(201);
-    assert_eq!(node.content("/dev1/new/a"), b"\0\0\0xyz");
-}
-
-#[test]
-fn a_large_file_can_be_opened_empty_and_filled_by_ranges() {
-    let node = Node::start();
-    let content = pattern(1 << 20);
-    let mut client = node.client();
-    client.ask("PUT /dev1/big HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect(201);
-    for (piece, bytes) in content.chunks(1 << 18).enumerate().collect::<Vec<_>>().into_iter().rev()
-    {
-        let from = piece << 18;
-        let line = format!("Content-Range: bytes {from}-{}/*\r\n", from + bytes.len() - 1);
-        client.put_with("/dev1/big", &line, bytes).expect_and(201, "keep-alive");
-    }
-    assert!(client.get("/dev1/big").body == content);
-}
-
-#[test]
-fn a_content_range_that_does_not_match_its_length_is_400() {
-    let node = Node::start();
-    for (range, length) in [
-        ("bytes 0-4/*", 4),
-        ("bytes 0-4/*", 6),
-        ("bytes 4-0/*", 5),
-        ("bytes 0-4", 5),
-        ("bytes */5", 5),
-        ("0-4/*", 5),
-        ("bytes 0-4/3", 5),
-        ("bytes a-b/*", 5),
-        ("bytes 0-4/x", 5),
-    ] {
-        let line = format!("Content-Range: {range}\r\n");
-        let answer = node.client().put_with("/dev1/f/a", &line, vec![b'x'; length]);
-        assert_eq!(answer.status, 400, "{range} with {length} bytes");
-    }
-    assert!(!node.file("/dev1/f").exists());
-}
-
-#[test]
-fn a_content_range_without_a_length_is_400() {
-    let node = Node::start();
-    let answer = node.client().ask("PUT /dev1/a HTTP/1.1\r\nContent-Range: bytes 0-4/*\r\n\r\n");
-    assert_eq!(answer.status, 400);
-    let chunked = "Content-Range: bytes 0-4/*\r\n";
-    let answer = node.client().put_chunked("/dev1/a", chunked, "5\r\nhello\r\n0\r\n\r\n");
-    assert_eq!(answer.status, 400);
-    assert!(!node.file("/dev1/a").exists());
-}
-
-#[test]
 fn the_right_content_md5_is_accepted() {
     let node = Node::start();
     let mut client = node.client();
@@ -317,16 +248,6 @@ fn a_malformed_content_md5_is_400_and_closes() {
 }
 
 #[test]
-fn content_md5_is_checked_on_ranges_too() {
-    let node = Node::start();
-    let lines = format!("Content-Range: bytes 0-2/*\r\nContent-MD5: {}\r\n", content_md5("abc"));
-    node.client().put_with("/dev1/a", &lines, "abc").expect_and(201, "keep-alive");
-    let mut client = node.client();
-    client.put_with("/dev1/a", &lines, "xyz").expect_and(400, "keep-alive");
-    client.stays_open();
-}
-
-#[test]
 fn a_put_without_a_length_makes_an_empty_file_at_once() {
     let node = Node::start();
     node.store("/dev1/a", "old");
@@ -349,68 +270,6 @@ fn trackers_put_head_and_body_in_separate_packets_over_http_1_0() {
         client.answer().expect_and(201, "keep-alive");
         assert_eq!(node.content(&path), b"data");
     }
-}
-
-#[test]
-fn a_full_disk_is_507_and_closes() {
-    if !can_mount() {
-        return skipped("no mount namespaces here");
-    }
-    let node = Setup::new().mount("mount -t tmpfs -o size=256k none {dir}/dev1").start();
-    let mut client = node.client();
-    client.put("/dev1/f/a", pattern(100_000)).expect_and(201, "keep-alive");
-    let mut second = node.client();
-    let length = 1 << 20;
-    second.try_send(
-        [
-            format!("PUT /dev1/f/a HTTP/1.1\r\nContent-Length: {length}\r\n\r\n").into(),
-            pattern(length),
-        ]
-        .concat(),
-    );
-    second.answer().expect_and(507, "close");
-    second.closes();
-    let line = node.logs("/dev1/f/a");
-    assert!(line.contains("No space left"), "{line}");
-    assert!(client.get("/dev1/f/a").expect(200).body == pattern(100_000));
-    assert_eq!(names_in(&inside(&node, "/dev1/f")), ["a"]);
-    assert_eq!(client.put("/dev1/f/b", "small").status, 201, "space was not given back");
-}
-
-#[test]
-fn a_file_past_the_size_limit_is_507_and_closes() {
-    let node = Setup::new().shell("ulimit -f 128").start();
-    let mut client = node.client();
-    let head = "PUT /dev1/a HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
-    client.try_send([head.into(), pattern(1_000_000)].concat());
-    client.answer().expect_and(507, "close");
-    client.closes();
-    node.logs("/dev1/a");
-    assert!(!node.file("/dev1/a").exists());
-    assert_eq!(node.client().put("/dev1/a", "small").status, 201);
-    assert!(node.all_events("worker_exited").is_empty());
-}
-
-#[test]
-fn a_read_only_device_is_500_and_closes() {
-    if !can_mount() {
-        return skipped("no mount namespaces here");
-    }
-    let node = Setup::new().mount("mount -t tmpfs -o ro none {dir}/dev1").start();
-    node.closes_after("PUT /dev1/f/a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 500);
-    node.closes_after("PUT /dev1/a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 500);
-    let line = node.logs("/dev1/a");
-    assert!(line.contains("Read-only"), "{line}");
-    assert_eq!(node.client().put("/dev2/a", "x").status, 201);
-}
-
-#[test]
-fn a_folder_that_may_not_be_written_is_refused() {
-    let node = Setup::new().without_privilege().start();
-    fs::create_dir(node.file("/dev1/f")).unwrap();
-    fs::set_permissions(node.file("/dev1/f"), fs::Permissions::from_mode(0o500)).unwrap();
-    let answer = node.client().put("/dev1/f/a", "x");
-    assert!(matches!(answer.status, 403 | 500), "{answer:?}");
 }
 
 #[test]
@@ -456,11 +315,6 @@ fn leftovers(node: &Node, path: &str) -> Vec<String> {
     if folder.exists() { names_in(&folder) } else { Vec::new() }
 }
 
-/// A path as the node's own mount namespace has it.
-fn inside(node: &Node, path: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/{}/root{}", node.pid(), node.file(path).display()))
-}
-
 fn used(client: &mut Client) -> u64 {
     let text = String::from_utf8(client.get("/dev1/usage").expect(200).body).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("used: "));
@@ -486,22 +340,4 @@ fn slashes_in_a_row_between_folders_are_one() {
         client.delete(path).expect(204);
         client.delete(file).expect(404);
     }
-}
-
-#[test]
-fn a_range_that_no_file_can_hold_is_507() {
-    let node = Node::start();
-    node.store("/dev1/a", "old");
-    const MAX: u64 = i64::MAX as u64;
-    for path in ["/dev1/a", "/dev1/new"] {
-        for md5 in [String::new(), format!("Content-MD5: {}\r\n", content_md5("x"))] {
-            let range = format!("Content-Range: bytes {MAX}-{MAX}/*\r\n{md5}");
-            node.client().put_with(path, &range, "x").expect_and(507, "close");
-            let range = format!("Content-Range: bytes {0}-{0}/{1}\r\n{md5}", MAX + 1, MAX + 2);
-            node.client().put_with(path, &range, "x").expect_and(507, "close");
-        }
-    }
-    assert_eq!(node.content("/dev1/a"), b"old");
-    assert!(!node.file("/dev1/new").exists());
-    assert_eq!(node.logged("ERROR") + node.logged("error"), 0);
 }

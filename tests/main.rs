@@ -36,6 +36,8 @@ mod doors;
 mod drain;
 /// 2.4: what was acknowledged is there, and what failed is not.
 mod durable;
+/// Clients that flood the sidechannel.
+mod flood;
 /// A connection between owners.
 mod handover;
 /// A disk that is unmounted, goes read-only or is full, and comes back.
@@ -66,12 +68,16 @@ mod isolation;
 mod kill_storm;
 /// Large files, slow clients, disk space.
 mod large_transfers;
+/// 7: connections that have had their last answer, in a quit.
+mod lingering;
 /// What workers and connections cost.
 mod memory;
 /// 3.1 and 4: what a device is mounted from.
 mod mounts;
 /// nginx in front of the node.
 mod nginx;
+/// A systemd that listens to the main process alone.
+mod notify_access;
 /// Files that workers keep open.
 mod open_files;
 /// Units, init scripts, man pages, completions.
@@ -102,6 +108,8 @@ mod signals;
 mod stall;
 /// The commands `status` and `upgrade`.
 mod status;
+/// 7: workers that were stopped.
+mod stopped;
 /// 2.7: time and pressure.
 mod timeouts;
 /// 5: what a tracker does all day.
@@ -110,9 +118,19 @@ mod tracker;
 mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
+/// An upgrade of a node in a container.
+mod upgrade_namespace;
+/// 8: a quit in the midst of an upgrade.
+mod upgrade_quit;
+/// Whom the command `upgrade` signals.
+mod upgrade_strangers;
+/// What a successor says that fails.
+mod upgrade_words;
 /// 4: usage files, mounts that come and go.
 mod usage;
 /// 3.1: the stream of disk load.
 mod watch;
+/// Who asked for a quit, and what ended it.
+mod who_asked;
 /// What an operator reads when something is wrong.
 mod words;

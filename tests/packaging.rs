@@ -6,6 +6,8 @@ mod generated;
 mod init_script;
 /// What the man pages say.
 mod man;
+/// Whom the OpenRC script signals.
+mod openrc;
 /// logrotate, sysusers, tmpfiles.
 mod system_files;
 /// Units, their sandbox, socket activation.

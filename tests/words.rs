@@ -44,6 +44,17 @@ fn an_option_given_again_counts_with_a_warning() {
     }
 }
 
+/// As getopt_long(3) does for the older daemons: `--daemon` is in many an init script.
+#[test]
+fn the_beginning_of_an_option_s_name_is_enough_where_it_is_clear() {
+    let ended = small().arg("--maxc=5").arg("--daemon").arg("--check").run();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("maxconns = 5\n"), "{ended:?}");
+    assert!(ended.stdout.contains("daemonize"), "{ended:?}");
+    let ended = small().arg("--m=1").run();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+}
+
 #[test]
 fn a_byte_order_mark_hides_no_line() {
     let ended = Setup::bare().config("\u{feff}docroot = {dir}\r\n").arg("--check-config").run();

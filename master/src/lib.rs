@@ -13,6 +13,7 @@
 //! | [`notify`] | telling systemd |
 //! | [`pidfile`] | the pid file and its rules |
 //! | [`privileges`] | whom the workers run as |
+//! | [`process`] | who a process is whose number somebody has noted |
 //! | [`report`] | the status pipe's lines and the status socket's document |
 //! | [`successor`] | this process as the successor in an upgrade |
 //! | [`supervise`] | the loop, its rules, its table of workers |
@@ -28,6 +29,7 @@ pub mod listeners;
 pub mod notify;
 pub mod pidfile;
 pub mod privileges;
+pub mod process;
 pub mod report;
 pub mod successor;
 pub mod supervise;

@@ -23,6 +23,12 @@ pub fn ready() {
     tell(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
+/// The successor is the main process from now on. A predecessor says so itself, for systemd may
+/// listen to nobody but the main process that it knows (`NotifyAccess=main`). False: not told.
+pub fn succeeded_by(pid: i32) -> bool {
+    tell(&format!("MAINPID={pid}"))
+}
+
 /// A reload has begun; [`ready`] ends it. The time is what `Type=notify-reload` asks for.
 pub fn reloading() {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.num_microseconds());
@@ -71,16 +77,19 @@ impl Watchdog {
     }
 }
 
-/// Nobody who listens is told once: a watchdog is fed several times a second.
-fn tell(state: &str) {
+/// Nobody who listens is told once: a watchdog is fed several times a second. False if somebody is
+/// to be told and was not.
+fn tell(state: &str) -> bool {
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
     let name = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-    let Some(name) = name else { return };
-    match send(&name, state) {
+    let Some(name) = name else { return true };
+    let sent = send(&name, state);
+    match &sent {
         Ok(()) => IS_TOLD.store(false, Relaxed),
         Err(_) if IS_TOLD.swap(true, Relaxed) => {}
         Err(e) => log::warn!("NOTIFY_SOCKET {}: {e}", name.display()),
     }
+    sent.is_ok()
 }
 
 /// A name that begins with `@` is in the abstract namespace.

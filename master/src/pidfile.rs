@@ -1,5 +1,9 @@
 //! The pid file: `PID\n`, one live owner, removed by nobody else.
 //!
+//! The owner holds a lock on it, fcntl(2)'s own, which no child inherits and which tells whose it
+//! is: the number in the file alone may be anybody's by now. Such a lock is gone when its owner
+//! closes any descriptor of that file: it must not open the file again.
+//!
 //! No `Drop`: a forked child that drops its copy of a [`Pidfile`] must not remove the master's.
 
 use std::cell::Cell;
@@ -10,9 +14,13 @@ use std::path::{Path, PathBuf};
 use std::{fmt, process};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::kill;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::unistd::Pid;
+
+use crate::process::{Process, Stranger, has_ended, judge, number_inside};
+
+#[cfg(test)]
+mod tests;
 
 /// More than any pid has, and more than is read.
 const LONGEST: u64 = 32;
@@ -24,6 +32,8 @@ pub struct Pidfile {
     pid: u32,
     /// It has its other name, for an upgrade.
     is_aside: Cell<bool>,
+    /// Holds the lock.
+    _locked: Option<File>,
 }
 
 /// Why there is no pid file.
@@ -59,27 +69,39 @@ impl Pidfile {
         let mut file = open(&path).map_err(failed)?;
         let content = content(&mut file).map_err(failed)?;
         match owner(&content) {
-            Ok(Some(pid)) if lives(pid) => return Err(PidfileError::Running(pid)),
+            Ok(Some(pid)) if lives(pid) || lock_holder(&file).is_some() => {
+                return Err(PidfileError::Running(pid));
+            }
             Ok(_) => {}
             Err(Foreign) => return Err(PidfileError::Foreign(path)),
         }
         let pid = process::id();
         overwrite(&mut file, pid).map_err(failed)?;
-        Ok(Self { path, pid, is_aside: Cell::new(false) })
+        lock(&file);
+        let _locked = file.unlock().ok();
+        Ok(Self { path, pid, is_aside: Cell::new(false), _locked })
     }
 
     /// Fails as [`Pidfile::create`] would, but leaves the file as it is.
     pub fn check(path: &Path) -> Result<(), PidfileError> {
-        match holder(path) {
-            Some(pid) if lives(pid) => Err(PidfileError::Running(pid)),
+        let Ok(mut file) = read_only(path) else { return Ok(()) };
+        match content(&mut file).map(|content| owner(&content)) {
+            Ok(Ok(Some(pid))) if lives(pid) || lock_holder(&file).is_some() => {
+                Err(PidfileError::Running(pid))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Makes room for a successor's: renames it to `PIDFILE.oldbin`.
+    /// Makes room for a successor's: renames it to `PIDFILE.oldbin`. Only a node that lives keeps
+    /// that name to itself.
     pub fn set_aside(&self) -> Result<(), PidfileError> {
         let aside = aside(&self.path);
-        Self::check(&aside)?;
+        match node(&aside) {
+            Ok(Process { pid, .. }) => return Err(PidfileError::Running(pid.as_raw())),
+            Err(NoNode::Unseen(pid)) => return Err(PidfileError::Running(pid)),
+            Err(_) => {}
+        }
         fs::rename(&self.path, &aside).map_err(|e| PidfileError::Io(self.path.clone(), e))?;
         self.is_aside.set(true);
         Ok(())
@@ -127,8 +149,75 @@ pub fn aside(path: &Path) -> PathBuf {
 
 /// The pid that a file holds, whether it lives or not.
 pub fn holder(path: &Path) -> Option<i32> {
-    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
-    owner(&content(&mut file).ok()?).ok()?
+    owner(&content(&mut read_only(path).ok()?).ok()?).ok()?
+}
+
+/// Why a pid file names no node.
+#[derive(Debug)]
+pub enum NoNode {
+    /// It cannot be read.
+    Io(io::Error),
+    /// It holds something that no daemon wrote there.
+    Foreign,
+    /// It holds nothing.
+    Empty,
+    /// A node with this number lives in another PID namespace.
+    Unseen(i32),
+    /// It holds the first number, and belongs to the node with the second.
+    Overwritten(i32, i32),
+    /// Whoever has this number is none.
+    NotANode(i32, String),
+}
+
+/// The node whose pid file this is: who holds its lock, or, with one of another version or
+/// program, whoever has the number, if it looks like a node.
+pub fn node(path: &Path) -> Result<Process, NoNode> {
+    let mut file = read_only(path).map_err(NoNode::Io)?;
+    let content = content(&mut file).map_err(NoNode::Io)?;
+    let named = owner(&content).map_err(|Foreign| NoNode::Foreign)?.ok_or(NoNode::Empty)?;
+    let process = match lock_holder(&file) {
+        Some(..=0) => return Err(NoNode::Unseen(named)),
+        Some(holder) => {
+            let process = Process::open(Pid::from_raw(holder));
+            let inside = number_inside(Pid::from_raw(holder)).map(Pid::as_raw);
+            if named != holder && inside != Some(named) {
+                return Err(NoNode::Overwritten(named, holder));
+            }
+            process.filter(|_| lock_holder(&file) == Some(holder))
+        }
+        None => {
+            let process = Process::open(Pid::from_raw(named));
+            let noted = file.metadata().and_then(|found| found.modified()).ok();
+            judge(Pid::from_raw(named), noted)
+                .map_err(|stranger| NoNode::NotANode(named, stranger.to_string()))?;
+            process
+        }
+    };
+    let gone = || NoNode::NotANode(named, Stranger::Gone.to_string());
+    process.filter(|process| !process.has_ended()).ok_or_else(gone)
+}
+
+impl fmt::Display for NoNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NoNode::Io(error) => error.fmt(f),
+            NoNode::Foreign => f.write_str("it holds something else than a PID"),
+            NoNode::Empty => f.write_str("it holds no PID"),
+            NoNode::Unseen(pid) => write!(
+                f,
+                "PID {pid} runs in another PID namespace, which cannot be seen from here: give the \
+                 command there"
+            ),
+            NoNode::Overwritten(named, holder) => {
+                write!(f, "it names PID {named}, but is the pid file of PID {holder}")
+            }
+            NoNode::NotANode(pid, why) => write!(f, "PID {pid} {why}"),
+        }
+    }
+}
+
+fn read_only(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// Removes what a predecessor that is gone left aside.
@@ -157,6 +246,29 @@ fn open(path: &Path) -> io::Result<Flock<File>> {
     })
 }
 
+/// The whole file, for writing.
+const WHOLE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as libc::c_short,
+    l_whence: libc::SEEK_SET as libc::c_short,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+/// Without it the file is as good as that of an older version.
+fn lock(file: &File) {
+    if let Err(e) = fcntl(file, FcntlArg::F_SETLK(&WHOLE)) {
+        log::warn!("the pid file cannot be locked: {e}");
+    }
+}
+
+/// The process that holds the lock, if it is not this one; 0 or less: it has no number here.
+fn lock_holder(file: &File) -> Option<i32> {
+    let mut found = WHOLE;
+    fcntl(file, FcntlArg::F_GETLK(&mut found)).ok()?;
+    (found.l_type != libc::F_UNLCK as libc::c_short).then_some(found.l_pid)
+}
+
 fn content(file: &mut File) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(LONGEST).read_to_end(&mut content)?;
@@ -176,188 +288,14 @@ fn owner(content: &[u8]) -> Result<Option<i32>, Foreign> {
 }
 
 /// Our own pid in an old file was another's: in a container, pids repeat at every start.
-/// One that has died and waits to be reaped does not live either: proc_pid_stat(5).
+/// One that has died and waits to be reaped does not live either.
 fn lives(pid: i32) -> bool {
-    let (stat, pid) = (fs::read_to_string(format!("/proc/{pid}/stat")), Pid::from_raw(pid));
-    let dead = stat.is_ok_and(|stat| {
-        let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes().first().copied());
-        matches!(state.flatten(), Some(b'Z' | b'X'))
-    });
-    pid != Pid::this() && !dead && kill(pid, None) != Err(Errno::ESRCH)
+    let pid = Pid::from_raw(pid);
+    pid != Pid::this() && !has_ended(pid)
 }
 
 fn overwrite(file: &mut File, pid: u32) -> io::Result<()> {
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(format!("{pid}\n").as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::Command;
-
-    #[test]
-    fn process_that_waits_to_be_reaped_does_not_live() {
-        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
-        let pid = child.id().cast_signed();
-        assert!(lives(pid));
-        child.kill().unwrap();
-        let begun = std::time::Instant::now();
-        while lives(pid) {
-            assert!(begun.elapsed().as_secs() < 10, "a zombie counts as alive");
-        }
-        assert_eq!(kill(Pid::from_raw(pid), None), Ok(()), "it has been reaped already");
-        child.wait().unwrap();
-    }
-
-    /// Writes the file and tries to take it.
-    fn over(old: &[u8]) -> (Result<Pidfile, String>, Vec<u8>, tempfile::TempDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        fs::write(&path, old).unwrap();
-        let result = Pidfile::create(&path).map_err(|e| e.to_string());
-        (result, fs::read(&path).unwrap(), dir)
-    }
-
-    fn ours() -> Vec<u8> {
-        format!("{}\n", process::id()).into_bytes()
-    }
-
-    fn dead_pid() -> u32 {
-        let mut child = Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
-        child.id()
-    }
-
-    #[test]
-    fn a_new_file_holds_our_pid_until_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), ours());
-        pidfile.remove();
-        assert!(!path.exists());
-        pidfile.remove();
-    }
-
-    #[test]
-    fn a_live_pid_is_left_untouched() {
-        let mut child = Command::new("cat").stdin(process::Stdio::piped()).spawn().unwrap();
-        let old = format!("{}\n", child.id());
-        let (result, content, _dir) = over(old.as_bytes());
-        let meant = format!("already running on PID: {}", child.id());
-        assert_eq!(result.unwrap_err(), meant);
-        assert_eq!(content, old.as_bytes());
-        drop(child.stdin.take());
-        child.wait().unwrap();
-    }
-
-    #[test]
-    fn a_live_process_of_another_user_counts_as_live() {
-        assert_eq!(over(b"1").0.unwrap_err(), "already running on PID: 1");
-    }
-
-    #[test]
-    fn stale_and_empty_files_are_taken_over() {
-        let stale = format!("{}\n", dead_pid());
-        let own = String::from_utf8(ours()).unwrap();
-        for old in ["", "\n", &stale, stale.trim(), &format!("{stale}   \n\n"), &own] {
-            let (result, content, _dir) = over(old.as_bytes());
-            assert!(result.is_ok(), "{old:?}: {result:?}");
-            assert_eq!(content, ours());
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_no_pid_file_is_left_untouched() {
-        for old in ["root:x:0:0", "0", "-1", "99999999999", "1 2", "\u{e9}"] {
-            let (result, content, _dir) = over(old.as_bytes());
-            assert!(result.unwrap_err().ends_with("holds something else than a PID"), "{old}");
-            assert_eq!(content, old.as_bytes());
-        }
-    }
-
-    #[test]
-    fn what_the_system_refuses_is_told_with_the_path() {
-        let error = Pidfile::create(Path::new("/nonexistent/pid")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "pidfile=/nonexistent/pid: No such file or directory (os error 2)"
-        );
-    }
-
-    #[test]
-    fn what_is_no_file_or_locked_is_told_in_words() {
-        let dir = tempfile::tempdir().unwrap();
-        let told = |path: &Path| Pidfile::create(path).unwrap_err().to_string();
-        assert_eq!(told(Path::new("/dev/null")), "pidfile=/dev/null: it is no regular file");
-        let pipe = dir.path().join("pipe");
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(told(&pipe).ends_with("it is no regular file"));
-        let path = dir.path().join("pid");
-        let _locked = open(&path).map_err(|e| e.to_string()).unwrap();
-        assert!(told(&path).ends_with("another process is just writing it"));
-    }
-
-    #[test]
-    fn a_file_that_another_took_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        fs::write(&path, "1\n").unwrap();
-        pidfile.remove();
-        assert_eq!(fs::read(&path).unwrap(), b"1\n");
-    }
-
-    #[test]
-    fn a_copy_in_another_process_removes_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        let is_aside = Cell::new(false);
-        let elsewhere = Pidfile { path: path.clone(), pid: pidfile.pid + 1, is_aside };
-        elsewhere.remove();
-        drop(pidfile);
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn file_set_aside_comes_back_over_what_a_dead_successor_left() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        pidfile.set_aside().unwrap();
-        assert!(!path.exists());
-        assert_eq!(fs::read(aside(&path)).unwrap(), ours());
-        fs::write(&path, format!("{}\n", dead_pid())).unwrap();
-        pidfile.take_back();
-        assert_eq!(fs::read(&path).unwrap(), ours());
-        assert!(!aside(&path).exists());
-        pidfile.take_back();
-        assert!(path.exists(), "taken back twice");
-    }
-
-    #[test]
-    fn file_that_was_set_aside_is_removed_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        pidfile.set_aside().unwrap();
-        fs::write(&path, "1\n").unwrap();
-        pidfile.remove();
-        assert!(path.exists());
-        assert!(!aside(&path).exists());
-    }
-
-    #[test]
-    fn file_is_not_set_aside_over_that_of_a_live_process() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let pidfile = Pidfile::create(&path).unwrap();
-        fs::write(aside(&path), "1\n").unwrap();
-        let refused = pidfile.set_aside().unwrap_err().to_string();
-        assert_eq!(refused, "already running on PID: 1");
-        assert_eq!(fs::read(&path).unwrap(), ours());
-    }
 }

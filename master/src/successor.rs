@@ -7,7 +7,7 @@
 //! socket are its own too.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{env, fmt};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, getppid};
 use rmogstored_worker::sys::socket::adopt_inherited;
 
 use rmogstored_worker::spec::Service;
@@ -27,6 +27,10 @@ use crate::{inherit, pidfile, sys};
 /// are listeners of a configured port 0, which their addresses do not tell:
 /// `7,2,4=http@127.0.0.1:0`.
 pub(crate) const VARIABLE: &str = "RMOGSTORED_SUCCESSOR";
+
+/// In that variable: the standard error that this process is to have is its standard input, for so
+/// long as it cannot speak for itself.
+pub(crate) const STDERR_IS_STDIN: &str = "stderr=0";
 
 static STATE: Mutex<State> = Mutex::new(State { pipe: None, origin: None, any_port: Vec::new() });
 
@@ -58,6 +62,9 @@ pub(crate) struct Origin {
 pub fn begin() {
     let value = env::var(VARIABLE);
     sys::forget_variable(VARIABLE);
+    if value.as_ref().is_ok_and(|value| value.split(',').any(|part| part == STDERR_IS_STDIN)) {
+        take_back_stderr();
+    }
     let Some((number, generation, any_port)) = value.ok().as_deref().and_then(parse) else {
         return;
     };
@@ -74,6 +81,15 @@ pub fn begin() {
     state.origin = Some(Origin { predecessor: getppid(), generation });
     drop(state);
     say("hello");
+}
+
+/// What was on its way through the predecessor goes there directly.
+fn take_back_stderr() {
+    if dup2_stderr(io::stdin()).is_ok()
+        && let Ok(null) = File::open("/dev/null")
+    {
+        let _ = dup2_stdin(null); // it is never read
+    }
 }
 
 /// The pipe's number.

@@ -1,10 +1,10 @@
 //! The only unsafe code of this crate: fork, signal dispositions, timers, the environment,
-//! descriptors by number.
+//! descriptors by number, descriptors of processes.
 #![expect(unsafe_code, reason = "fork, sigaction, close_range, _exit and environment changes")]
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -119,6 +119,26 @@ pub(crate) fn stop_timers() {
         // SAFETY: reads a structure that lives; the old value is not asked for.
         unsafe { libc::setitimer(which, &none, std::ptr::null_mut()) };
     }
+}
+
+/// A descriptor of a process: pidfd_open(2).
+pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    match RawFd::try_from(fd) {
+        // SAFETY: the call has just made it, close-on-exec, and nobody else knows of it.
+        Ok(fd @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A signal to the process of a descriptor: pidfd_send_signal(2).
+pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    let (fd, number, flags) = (process.as_raw_fd(), signal as libc::c_int, 0);
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for as long as it is borrowed; no siginfo is given.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, none, flags) };
+    if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends a forked process without running what its parent wants done at its own end.

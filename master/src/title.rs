@@ -1,5 +1,6 @@
 //! Process titles: what `ps` shows.
 
+use nix::unistd::Pid;
 use rmogstored_worker::spec::WorkerId;
 use rmogstored_worker::sys::title;
 
@@ -14,6 +15,11 @@ pub(crate) fn of_worker(id: WorkerId, duty: Duty) {
         Duty::Device(device) => title::set(&format!("rmogstored: worker {device}")),
         Duty::Shared(_) => title::set(&format!("rmogstored: worker {id}")),
     }
+}
+
+/// Names the process that passes on what a successor says.
+pub(crate) fn of_relay(pid: Pid) {
+    title::set(&format!("rmogstored: standard error of PID {pid}"));
 }
 
 /// The drain has begun.

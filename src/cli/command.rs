@@ -38,7 +38,7 @@ pub enum Command {
     ///
     /// Starts it beside the running one (USR2), waits until it is ready, tells the old one to
     /// quit and waits for its last request. If the new one does not get ready the old one stays,
-    /// and the exit status is 1.
+    /// and the exit status is 1. Signals nobody but the master of a node.
     Upgrade {
         /// The node's --status-socket, or its --pidfile
         #[arg(value_name = "SOCKET|PIDFILE")]

@@ -24,8 +24,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, UnixAddr, getsockopt, setsockopt, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::Pid;
 use rmogstored_master::report::request::{Answer, NAME, Request};
 use rmogstored_master::report::status::{Document, VERSION};
 
@@ -110,12 +113,23 @@ fn explained(socket: &Path, error: io::Error) -> io::Error {
 
 /// The document itself.
 fn read(socket: &Path) -> io::Result<Document> {
-    let text = read_text(socket)?;
+    parsed(&read_text(socket)?)
+}
+
+/// The document, and the process that answers: 0 where it cannot be seen from here.
+fn read_with_peer(socket: &Path) -> io::Result<(Document, Pid)> {
+    let stream = connect(socket, None).map_err(|e| explained(socket, e))?;
+    let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
+    let document = parsed(&read_to_end(socket, stream)?)?;
+    Ok((document, Pid::from_raw(peer.pid())))
+}
+
+fn parsed(text: &str) -> io::Result<Document> {
     if text.is_empty() {
         return Err(io::Error::other("the node closed the connection without an answer"));
     }
     let other = |e| io::Error::other(format!("not a document of version {VERSION}: {e}"));
-    serde_json::from_str(&text).map_err(other)
+    serde_json::from_str(text).map_err(other)
 }
 
 /// Tells of Ctrl-C from now on: it ends a wait instead of the process.

@@ -20,13 +20,20 @@ struct State {
     lines: VecDeque<Line>,
     lost: u64,
     writing: bool,
+    /// A line took longer to write than somebody would wait, and is being written still.
+    hangs: bool,
 }
 
 impl Queue {
     /// An empty queue.
     pub const fn new() -> Self {
         Self {
-            state: Mutex::new(State { lines: VecDeque::new(), lost: 0, writing: false }),
+            state: Mutex::new(State {
+                lines: VecDeque::new(),
+                lost: 0,
+                writing: false,
+                hangs: false,
+            }),
             filled: Condvar::new(),
             emptied: Condvar::new(),
         }
@@ -60,17 +67,25 @@ impl Queue {
     pub fn written(&self) {
         let mut state = self.state();
         state.writing = false;
+        state.hangs = false;
         if state.lines.is_empty() {
             self.emptied.notify_all();
         }
     }
 
-    /// Waits until everything pushed so far has been written, but no longer than `deadline`.
-    /// True if it has.
+    /// Waits until everything pushed so far has been written, but no longer than `deadline`, and
+    /// not at all while the line for which that was too short is still being written. True if it
+    /// has been written.
     pub fn wait_until_written(&self, deadline: Duration) -> bool {
+        let state = self.state();
+        if state.hangs {
+            return false;
+        }
         let pending = |state: &mut State| state.writing || !state.lines.is_empty();
-        let waited = self.emptied.wait_timeout_while(self.state(), deadline, pending);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let waited = self.emptied.wait_timeout_while(state, deadline, pending);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.hangs = waited.timed_out() && state.writing;
+        !waited.timed_out()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,6 +98,7 @@ mod tests {
     use super::*;
     use log::Level;
     use std::thread;
+    use std::time::Instant;
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -117,6 +133,9 @@ mod tests {
         queue.push(line("hangs"));
         let _ = queue.next();
         assert!(!queue.wait_until_written(Duration::from_millis(1)));
+        let begun = Instant::now();
+        assert!(!queue.wait_until_written(LONG), "nobody waits for it a second time");
+        assert!(begun.elapsed() < LONG);
         queue.written();
         assert!(queue.wait_until_written(LONG));
     }

@@ -4,12 +4,14 @@ mod client;
 mod daemon;
 mod mounts;
 pub mod real_disk;
+mod setup;
 mod slowfs;
 mod wait;
 
 pub use client::{Answer, Client};
-pub use daemon::{Ended, INHERITED_FD, Node, STATUS_FD, Setup, binary, can_mount, has_python};
+pub use daemon::{Node, binary};
 pub use mounts::{LoopDisk, disk_of, shell};
+pub use setup::{Ended, INHERITED_FD, STATUS_FD, Setup, can_mount, has_python};
 pub use slowfs::{Kind, MODES, Mode, Sick, SlowFs, has_fuse, in_each_mode};
 pub use wait::{DEADLINE, Lines, until, until_some};
 

@@ -1,11 +1,39 @@
 //! Files for logrotate, systemd-sysusers and systemd-tmpfiles.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use nix::unistd::geteuid;
 
 use super::{contrib, output, scratch, shipped, tool};
 use crate::harness::skipped;
+
+/// What is run after a rotation, with another pid file.
+fn after_rotation(pidfile: &Path) {
+    let file = shipped("logrotate/rmogstored");
+    let script = file.split("postrotate\n").nth(1).unwrap().split("endscript").next().unwrap();
+    let script = script.replace("/run/rmogstored/rmogstored.pid", pidfile.to_str().unwrap());
+    let script = script.replace("/usr/lib/rsyslog/rsyslog-rotate", "true");
+    assert!(Command::new("/bin/sh").args(["-ec", &script]).status().unwrap().success());
+}
+
+/// USR1 ends a process that does not expect it.
+#[test]
+fn rotation_signals_no_stranger() {
+    let folder = scratch();
+    let mut stranger = Command::new("sleep").arg("100").spawn().unwrap();
+    let pidfile = folder.path().join("pid");
+    for content in [stranger.id().to_string(), String::new(), "x".to_owned()] {
+        fs::write(&pidfile, content).unwrap();
+        after_rotation(&pidfile);
+    }
+    after_rotation(&folder.path().join("none"));
+    let was_left_alone = stranger.try_wait().unwrap().is_none();
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(was_left_alone);
+}
 
 #[test]
 fn logrotate_takes_its_file() {

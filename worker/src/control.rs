@@ -30,7 +30,10 @@ pub enum Up {
         devids: BTreeSet<u32>,
     },
     /// The sidechannel asked for a graceful quit of the node.
-    Shutdown,
+    Shutdown {
+        /// The address of who asked.
+        peer: String,
+    },
     /// The sidechannel set the disk threads per device: to be passed on to every worker.
     AioThreads {
         /// 1 to 100.

@@ -1,16 +1,16 @@
 //! One worker of rmogstored: a process with an event loop and disk threads.
 //!
+//! Floors, the highest first; a module knows those below it, and on its own floor.
+//!
 //! | module | holds |
 //! |---|---|
-//! | [`spec`] | what a worker is told when it starts |
-//! | [`ids`] | numbers of workers, docroots and devices |
-//! | [`control`] | messages between master and worker |
+//! | `event_loop` | the only one that knows the whole worker: what each event means, and acting on it |
+//! | [`clients`] | connections without what is said on them; listeners; the other workers |
+//! | [`http`], [`sidechannel`] | parsers, answers, and the operations that disk threads do |
+//! | [`disk`] | devices, their threads, and all that may wait for a disk |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
-//! | `event_loop` | waiting; what each event means for a connection, and acting on it; leaving |
-//! | [`clients`] | connections, their deadlines, their way from one worker to another |
-//! | [`http`] | parsers, answers and exchanges of HTTP |
-//! | [`sidechannel`] | the line protocol |
-//! | [`disk`] | paths, devices, disk threads |
+//! | [`spec`], [`control`] | what a worker is told when it starts; messages between master and worker |
+//! | [`ids`], [`clock`] | numbers of workers, docroots, devices and connections; the only reader of clocks |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
 pub mod clients;

@@ -136,7 +136,10 @@ pub enum Event<'a> {
         reason: &'a str,
     },
     /// The node is on its way out.
-    Draining,
+    Draining {
+        /// Who asked: a signal and its sender, or the sidechannel's peer.
+        by: &'a str,
+    },
     /// The master is about to exit.
     Stopped,
     /// The reader was too slow for so many lines.
@@ -327,7 +330,7 @@ mod tests {
     fn slow_reader_loses_lines_and_is_told_how_many() {
         let (mut reader, mut events) = pipe();
         for _ in 0..10_000 {
-            events.tell(&Event::Draining);
+            events.tell(&Event::Draining { by: "a test" });
         }
         let lost = events.lost;
         assert!(lost > 0, "the pipe held them all: nothing was tested");
@@ -358,7 +361,7 @@ mod tests {
     fn reader_that_is_gone_ends_it_quietly() {
         let (reader, mut events) = pipe();
         drop(reader);
-        events.tell(&Event::Draining);
+        events.tell(&Event::Draining { by: "a test" });
         assert!(events.deserted);
         events.tell(&Event::Stopped);
         assert!(events.push());
@@ -371,7 +374,7 @@ mod tests {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let pipe = events.out.replace(full);
         for _ in 0..3 {
-            events.tell(&Event::Draining);
+            events.tell(&Event::Draining { by: "a test" });
             assert!(events.push(), "nothing is to be tried again at once");
         }
         events.out = pipe;

@@ -38,7 +38,7 @@ impl Supervisor {
 
     fn act(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
-            Action::Drain(worker) => self.links.send(worker, Down::Drain),
+            Action::Drain(worker) => self.links.send(worker, &Down::Drain),
             Action::Kill(worker) => self.kill(worker),
             Action::Started(worker) => self.started(worker),
             Action::NodeReady => return self.node_ready(now),
@@ -166,13 +166,15 @@ impl Supervisor {
     /// From here on new connections are refused: the workers close their copies as they are
     /// told to drain.
     fn node_draining(&mut self, now: Instant) {
-        log::info!("draining");
+        let by = self.asked_by.take().unwrap_or_else(|| "after a failure".to_owned());
+        log::info!("draining: {by}");
         title::shutting_down();
         self.board.set_draining();
         self.plan.listeners.clear();
         self.renewal = None;
-        self.events.tell(&Told::Draining);
+        self.events.tell(&Told::Draining { by: &by });
         self.dismiss_successor("its predecessor was told to quit", now);
+        self.announce_successor();
         // In an upgrade the service goes on without this process.
         if !self.is_succeeded() && !self.origin.is_some_and(|origin| origin.lives()) {
             notify::stopping();

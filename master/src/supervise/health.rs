@@ -1,14 +1,17 @@
 //! Whether the workers' loops go round, as their heartbeats tell. A worker that stands still is
-//! told of, once, and never killed: it may be stopped for a debugger.
+//! told of, once, and not killed: it may be stopped for a debugger. Only when it is to drain must
+//! it go on, or it is killed: nothing waits for ever for a process that was stopped.
 //!
 //! One that has ended, but for a thread that waits for a dead disk, is left behind: the kernel
 //! reports its end only when the disk answers, perhaps never. Its first thread is a zombie by
 //! then, and no thread of it will run another instruction of ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rmogstored_worker::spec::WorkerId;
 
 use super::Supervisor;
@@ -21,6 +24,12 @@ use crate::report::events::Event as Told;
 const MISSED: Duration = Duration::from_millis(1500);
 /// Loops go round once a second when there is nothing to do, and more often otherwise.
 const STUCK: Duration = Duration::from_secs(5);
+
+/// How long a stopped worker that is to drain may stay stopped after SIGCONT.
+const ROUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// The processes that were told to go on, and when first.
+pub(super) type Roused = BTreeMap<i32, Instant>;
 
 impl Supervisor {
     /// Tells of workers that stand still, and of those that move again.
@@ -59,6 +68,36 @@ impl Supervisor {
         dead.into_iter().flat_map(bury).collect()
     }
 
+    /// Lets workers go on that were stopped and are to drain; those that are stopped again and
+    /// again, or held by a debugger, are killed.
+    pub(super) fn rouse_the_stopped(&mut self, now: Instant) -> Vec<Action> {
+        let children = self.policy.children().iter();
+        let draining = children.filter(|(_, child)| matches!(child.life, Life::Draining { .. }));
+        let stopped: Vec<(WorkerId, i32)> = draining
+            .filter_map(|(id, child)| Some((id, child.life.pid()?)))
+            .filter(|(_, pid)| is_stopped(*pid))
+            .collect();
+        self.roused.retain(|pid, _| self.policy.children().by_pid(*pid).is_some());
+        let mut actions = Vec::new();
+        for (id, pid) in stopped {
+            match self.roused.get(&pid) {
+                Some(since) if now - *since >= ROUSED_WITHIN => {
+                    log::warn!("worker {id} (PID {pid}) stays stopped");
+                    actions.push(Action::Kill(id));
+                }
+                known => {
+                    if known.is_none() {
+                        log::warn!("worker {id} (PID {pid}) is stopped and is to drain: SIGCONT");
+                        self.roused.insert(pid, now);
+                    }
+                    // Not reaped, so the number is its own.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+                }
+            }
+        }
+        actions
+    }
+
     /// The time since a worker's loop last went round; `None` before it began.
     fn age(&self, id: WorkerId, life: Life, now: Instant) -> Option<Duration> {
         let heartbeat = age_ms(self.board.worker(id).heartbeat.load(Relaxed));
@@ -75,6 +114,16 @@ impl Supervisor {
 fn how_it_ended(pid: i32) -> Option<Exit> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     end_in(&stat)
+}
+
+/// By a signal, or by a debugger: proc_pid_stat(5).
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| state_in(&stat).is_some_and(|state| ["T", "t"].contains(&state)))
+}
+
+fn state_in(stat: &str) -> Option<&str> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().next()
 }
 
 /// The command, in parentheses, may hold anything; the status is the last field.
@@ -94,6 +143,12 @@ fn end_in(stat: &str) -> Option<Exit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn state_is_what_follows_the_command() {
+        assert_eq!(state_in("7 (a) T b) t 1 7"), Some("t"));
+        assert_eq!(state_in(""), None);
+    }
 
     #[test]
     fn the_end_of_a_zombie_is_read_from_its_last_field() {

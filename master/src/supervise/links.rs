@@ -1,7 +1,11 @@
 //! The descriptors between the processes: for each worker slot an inbox, whose ends the master
 //! keeps so that it outlives the worker, and for each worker process a control channel.
+//!
+//! What a worker is told is state, not a queue: of each kind the latest is sent when the channel
+//! takes it, and what changes nothing is not sent at all. So nothing is lost, however slowly a
+//! worker reads and however often somebody changes his mind.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,8 +16,6 @@ use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
 
 /// Room in an inbox, in bytes: connections wait there while their worker is replaced.
 const INBOX_ROOM: usize = 8 << 20;
-/// Messages kept for a worker that does not read; one that far behind gets no more.
-const MOST_UNSENT: usize = 1024;
 
 /// All of them, by slot.
 #[derive(Debug, Default)]
@@ -24,7 +26,55 @@ struct Link {
     sender: OwnedFd,
     receiver: OwnedFd,
     control: Option<Channel>,
-    unsent: VecDeque<Down>,
+    wanted: Wanted,
+}
+
+/// What a worker's process is still to be told, and what it has been.
+#[derive(Debug, Default)]
+struct Wanted {
+    peers: BTreeSet<u16>,
+    aio_threads: Option<usize>,
+    reopen_logs: bool,
+    accept: bool,
+    drain: bool,
+    told_threads: Option<usize>,
+    told_drain: bool,
+}
+
+impl Wanted {
+    fn note(&mut self, message: &Down) {
+        match message {
+            Down::Peer { worker } => drop(self.peers.insert(*worker)),
+            Down::AioThreads { threads } => {
+                self.aio_threads = Some(*threads).filter(|_| self.told_threads != Some(*threads));
+            }
+            Down::ReopenLogs => self.reopen_logs = true,
+            Down::Accept => self.accept = true,
+            Down::Drain => self.drain = !self.told_drain,
+        }
+    }
+
+    /// The inboxes come first: one that drains hands its connections to them.
+    fn next(&self) -> Option<Down> {
+        let peer = self.peers.first().map(|worker| Down::Peer { worker: *worker });
+        let threads = || self.aio_threads.map(|threads| Down::AioThreads { threads });
+        peer.or_else(threads)
+            .or_else(|| self.reopen_logs.then_some(Down::ReopenLogs))
+            .or_else(|| self.accept.then_some(Down::Accept))
+            .or_else(|| self.drain.then_some(Down::Drain))
+    }
+
+    fn was_told(&mut self, message: &Down) {
+        match message {
+            Down::Peer { worker } => drop(self.peers.remove(worker)),
+            Down::AioThreads { threads } => {
+                (self.aio_threads, self.told_threads) = (None, Some(*threads));
+            }
+            Down::ReopenLogs => self.reopen_logs = false,
+            Down::Accept => self.accept = false,
+            Down::Drain => (self.drain, self.told_drain) = (false, true),
+        }
+    }
 }
 
 impl Links {
@@ -32,7 +82,7 @@ impl Links {
     pub fn add(&mut self, id: WorkerId) -> io::Result<()> {
         let (sender, receiver) = seqpacket_pair()?;
         widen(sender.as_fd(), INBOX_ROOM);
-        self.0.insert(id, Link { sender, receiver, control: None, unsent: VecDeque::new() });
+        self.0.insert(id, Link { sender, receiver, control: None, wanted: Wanted::default() });
         self.send_all(&Down::Peer { worker: id.0 });
         Ok(())
     }
@@ -49,14 +99,14 @@ impl Links {
     pub fn connect(&mut self, id: WorkerId, control: Channel) {
         if let Some(link) = self.0.get_mut(&id) {
             link.control = Some(control);
-            link.unsent.clear();
+            link.wanted = Wanted::default();
         }
     }
 
     /// Takes the channel of a process that is gone.
     pub fn disconnect(&mut self, id: WorkerId) -> Option<Channel> {
         let link = self.0.get_mut(&id)?;
-        link.unsent.clear();
+        link.wanted = Wanted::default();
         link.control.take()
     }
 
@@ -65,31 +115,25 @@ impl Links {
         self.0.get(&id)?.control.as_ref()
     }
 
-    /// Sends to one worker; what its channel has no room for now is kept for [`Links::flush`].
-    pub fn send(&mut self, id: WorkerId, message: Down) {
-        let Some(link) = self.0.get_mut(&id) else { return };
-        if link.control.is_none() {
-            return;
+    /// Tells one worker; what its channel has no room for now is kept for [`Links::flush`].
+    pub fn send(&mut self, id: WorkerId, message: &Down) {
+        if let Some(link) = self.0.get_mut(&id).filter(|link| link.control.is_some()) {
+            link.wanted.note(message);
+            self.flush_one(id);
         }
-        if link.unsent.len() >= MOST_UNSENT {
-            log::warn!("worker {id} does not read its control channel: {message:?} lost");
-            return;
-        }
-        link.unsent.push_back(message);
-        self.flush_one(id);
     }
 
     /// Sends to every worker that has a process.
     pub fn send_all(&mut self, message: &Down) {
         for id in self.ids() {
-            self.send(id, message.clone());
+            self.send(id, message);
         }
     }
 
     /// Tries again what had no room; true when nothing is left.
     pub fn flush(&mut self) -> bool {
         self.ids().into_iter().for_each(|id| self.flush_one(id));
-        self.0.values().all(|link| link.unsent.is_empty())
+        self.0.values().all(|link| link.wanted.next().is_none())
     }
 
     /// In a new worker: its own receiving end and the sending ends of all others. Every other
@@ -105,15 +149,15 @@ impl Links {
     }
 
     fn flush_one(&mut self, id: WorkerId) {
-        while let Some(message) = self.0.get(&id).and_then(|link| link.unsent.front()) {
-            match self.try_send(id, message) {
+        while let Some(message) = self.0.get(&id).and_then(|link| link.wanted.next()) {
+            match self.try_send(id, &message) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 // Its process has gone, which SIGCHLD tells better.
                 Err(e) => log::debug!("control channel of worker {id}: {e}"),
                 Ok(()) => {}
             }
             if let Some(link) = self.0.get_mut(&id) {
-                link.unsent.pop_front();
+                link.wanted.was_told(&message);
             }
         }
     }
@@ -177,32 +221,76 @@ mod tests {
         assert_eq!(peers.iter().map(|peer| peer.worker).collect::<Vec<_>>(), [A]);
     }
 
+    /// Fills the channel to a worker that does not read.
+    fn with_full_channel() -> (Links, Channel) {
+        let mut links = Links::default();
+        links.add(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        while master.send(&Down::Accept, None).is_ok() {}
+        links.connect(A, master);
+        (links, worker)
+    }
+
+    /// Reads all, past what the channel was filled with.
+    fn heard(links: &mut Links, worker: &Channel) -> Vec<Down> {
+        let (mut heard, mut all_sent) = (Vec::new(), false);
+        loop {
+            match worker.receive::<Down>() {
+                Ok(Some((Down::Accept, _))) => {}
+                Ok(Some((message, _))) => heard.push(message),
+                _ if all_sent => return heard,
+                _ => all_sent = links.flush(),
+            }
+        }
+    }
+
     #[test]
-    fn messages_for_a_slow_reader_keep_their_order() {
+    fn slow_reader_is_told_the_latest_of_each_kind() {
+        let (mut links, worker) = with_full_channel();
+        for threads in 1..=100_000 {
+            links.send(A, &Down::AioThreads { threads });
+            links.send(A, &Down::ReopenLogs);
+        }
+        links.send(A, &Down::Drain);
+        links.add(B).unwrap();
+        (1..=5).for_each(|threads| links.send(A, &Down::AioThreads { threads }));
+        assert!(!links.flush());
+        let expected = [
+            Down::Peer { worker: 1 },
+            Down::AioThreads { threads: 5 },
+            Down::ReopenLogs,
+            Down::Drain,
+        ];
+        assert_eq!(heard(&mut links, &worker), expected);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_not_sent() {
         let mut links = Links::default();
         links.add(A).unwrap();
         let (master, worker) = Channel::pair().unwrap();
         links.connect(A, master);
-        for threads in 1..=1000 {
-            links.send(A, Down::AioThreads { threads });
+        for _ in 0..10_000 {
+            links.send(A, &Down::AioThreads { threads: 5 });
+            links.send(A, &Down::Drain);
         }
-        assert!(!links.flush(), "the channel holds a thousand: nothing was tested");
-        for threads in 1..=1000 {
-            let (message, _) = worker.receive::<Down>().unwrap().unwrap();
-            assert_eq!(message, Down::AioThreads { threads });
-            links.flush();
-        }
-        assert!(links.flush());
+        assert_eq!(heard(&mut links, &worker), [Down::AioThreads { threads: 5 }, Down::Drain]);
+        // A new process of the slot knows nothing yet.
+        links.disconnect(A).unwrap();
+        let (master, worker) = Channel::pair().unwrap();
+        links.connect(A, master);
+        links.send(A, &Down::Drain);
+        assert_eq!(heard(&mut links, &worker), [Down::Drain]);
     }
 
+    /// Back to what was told last while the channel was full: nothing is left to be said.
     #[test]
-    fn worker_that_never_reads_costs_bounded_memory() {
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        let (master, _worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        (0..10_000).for_each(|_| links.send(A, Down::ReopenLogs));
-        assert_eq!(links.0[&A].unsent.len(), MOST_UNSENT);
+    fn change_of_mind_and_back_is_no_message() {
+        let (mut links, worker) = with_full_channel();
+        links.0.get_mut(&A).unwrap().wanted.told_threads = Some(5);
+        links.send(A, &Down::AioThreads { threads: 6 });
+        links.send(A, &Down::AioThreads { threads: 5 });
+        assert_eq!(heard(&mut links, &worker), []);
     }
 
     #[test]

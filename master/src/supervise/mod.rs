@@ -12,7 +12,11 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
+//! | `said` | what a successor says through its pipe |
+//! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
+//! | `words` | what a successor says on its standard error |
+//! | `hearing` | what workers say |
 //! | `health` | workers that stand still |
 //! | `status` | filling in the status document |
 
@@ -20,14 +24,18 @@ mod act;
 pub mod children;
 pub mod devices;
 mod health;
+mod hearing;
 pub mod links;
 pub mod plan;
 pub mod policy;
 mod reload;
 mod requests;
+mod said;
+mod signals;
 pub mod spawn;
 mod status;
 mod upgrade;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -39,9 +47,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rmogstored_worker::control::{Channel, Down, Up};
+use rmogstored_worker::control::{Channel, Down};
 use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
-use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId, WorkerSpec};
+use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
 
@@ -55,10 +63,12 @@ use crate::report::events::{Event as Told, EventPipe};
 use crate::report::status::StatusSocket;
 use crate::successor::Origin;
 use crate::{Listening, MasterError, OnReady, Reload, title as titles};
+use health::Roused;
 use links::Links;
 use plan::Plan;
 use policy::{Action, Event, Exit, Phase, Policy};
 use reload::Renewal;
+use signals::EarlyQuit;
 use upgrade::Upgrades;
 
 /// How often the docroots are listed.
@@ -121,12 +131,21 @@ pub struct Supervisor {
     /// Reported last for each device.
     stalled: BTreeMap<DeviceKey, bool>,
     stuck: BTreeSet<WorkerId>,
+    roused: Roused,
     watchdog: Watchdog,
     failure: Option<MasterError>,
+    /// Told to quit while the successor starts.
+    early_quit: Option<EarlyQuit>,
+    /// Who asked for the quit.
+    asked_by: Option<String>,
+    /// All is done, with this exit status.
+    leaving: Option<i32>,
     began: Instant,
     next_look: Instant,
     next_stall_look: Instant,
     retry: bool,
+    /// A worker had more to say than was heard in one go.
+    more_to_hear: bool,
 }
 
 /// What the supervisor is given to work with.
@@ -179,12 +198,17 @@ impl Supervisor {
             links: Links::default(),
             stalled: BTreeMap::new(),
             stuck: BTreeSet::new(),
+            roused: Roused::default(),
             watchdog: Watchdog::new(now),
             failure: None,
+            early_quit: None,
+            asked_by: None,
+            leaving: None,
             began: now,
             next_look: now,
             next_stall_look: now + LOOK_FOR_STALLS,
             retry: false,
+            more_to_hear: false,
             poll,
             signals,
             board,
@@ -270,13 +294,16 @@ impl Supervisor {
         actions.extend(self.watch_renewal(now));
         actions.extend(self.hear_workers(now));
         actions.extend(self.take_signals(now));
+        actions.extend(self.quit_at_last(now));
         if look {
             actions.extend(self.leave_behind_the_dead(now));
+            actions.extend(self.rouse_the_stopped(now));
         }
-        let step = self.carry_out(actions, now);
-        if let Step::Become(..) = step {
-            return step; // what waits to be written is the master's to write
-        }
+        let step = match self.carry_out(actions, now) {
+            // What waits to be written is the master's to write.
+            step @ Step::Become(..) => return step,
+            step => self.after_the_unwanted(step),
+        };
         let told = self.events.push();
         self.retry = !self.links.flush() || !told;
         step
@@ -303,13 +330,15 @@ impl Supervisor {
     fn deadline(&self, now: Instant) -> Instant {
         let own = if self.draining() { self.next_stall_look } else { self.next_look };
         let retry = self.retry.then_some(now + RETRY);
+        let more = self.more_to_hear.then_some(now);
         let status = self.status.as_ref().and_then(StatusSocket::deadline);
         let others = [
             self.policy.deadline(),
             retry,
+            more,
             status,
             self.watchdog.deadline(),
-            self.upgrade_deadline(),
+            self.upgrade_deadline(now),
             self.renewal_deadline(),
         ];
         others.into_iter().flatten().fold(own.min(self.next_stall_look), Instant::min)
@@ -317,42 +346,6 @@ impl Supervisor {
 
     fn draining(&self) -> bool {
         matches!(self.policy.phase(), Phase::Draining { .. })
-    }
-
-    fn take_signals(&mut self, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        while let Some(signal) = self.signals.next() {
-            actions.extend(self.obey(signal, now));
-        }
-        actions
-    }
-
-    fn obey(&mut self, signal: Signal, now: Instant) -> Vec<Action> {
-        match signal {
-            Signal::SIGCHLD => return self.reap(now),
-            Signal::SIGQUIT => return self.policy.handle(Event::Quit, now),
-            Signal::SIGTERM | Signal::SIGINT => return self.policy.handle(Event::Terminate, now),
-            Signal::SIGUSR1 => {
-                (self.kit.reopen_logs)();
-                self.links.send_all(&Down::ReopenLogs);
-            }
-            Signal::SIGUSR2 => self.upgrade(now),
-            Signal::SIGHUP => return self.reload(now),
-            Signal::SIGWINCH => return self.rest(now),
-            other => log::warn!("{other}: ignored"),
-        }
-        Vec::new()
-    }
-
-    /// SIGWINCH. The listeners stay open: connections wait for whoever accepts next.
-    fn rest(&mut self, now: Instant) -> Vec<Action> {
-        let actions = self.policy.handle(Event::Rest, now);
-        if self.policy.phase() == Phase::Resting && !actions.is_empty() {
-            log::info!("resting: the workers drain and go");
-            self.renewal = None;
-            self.events.tell(&Told::Resting);
-        }
-        actions
     }
 
     /// Reaps all that ended. Children that an earlier program of this process left are reaped
@@ -378,7 +371,7 @@ impl Supervisor {
 
     /// Notes the end of a worker's process: its last words, log, event, scoreboard.
     fn bury(&mut self, worker: WorkerId, pid: i32, exit: Exit, now: Instant) -> Vec<Action> {
-        let mut actions = self.hear(worker, now);
+        let mut actions = self.hear(worker, usize::MAX, now);
         if let Some(control) = self.links.disconnect(worker) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&control.as_fd().as_raw_fd()));
         }
@@ -397,45 +390,6 @@ impl Supervisor {
         self.links.send_all(&Down::Accept);
         actions.extend(self.policy.handle(Event::Exited { worker, exit }, now));
         actions
-    }
-
-    fn hear_workers(&mut self, now: Instant) -> Vec<Action> {
-        let workers = self.policy.children().with_process();
-        workers.into_iter().flat_map(|worker| self.hear(worker, now)).collect()
-    }
-
-    /// All that a worker has said. Its end of the channel closing means nothing yet: its exit
-    /// will tell.
-    fn hear(&mut self, worker: WorkerId, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        while let Some(control) = self.links.control(worker) {
-            match control.receive::<Up>() {
-                Ok(Some((message, _))) => actions.extend(self.heed(worker, message, now)),
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                    log::warn!("worker {worker}: {e}");
-                }
-                Ok(None) | Err(_) => break,
-            }
-        }
-        actions
-    }
-
-    fn heed(&mut self, worker: WorkerId, message: Up, now: Instant) -> Vec<Action> {
-        match message {
-            Up::Ready => self.policy.handle(Event::Ready(worker), now),
-            Up::Drained => self.policy.handle(Event::Drained(worker), now),
-            Up::Shutdown => self.policy.handle(Event::Quit, now),
-            Up::Devices { site, devids } => {
-                self.plan.devices.hear(SiteId(site), devids);
-                self.next_look = now;
-                Vec::new()
-            }
-            Up::AioThreads { threads } => {
-                self.plan.settings.aio_threads = threads.clamp(1, 100);
-                self.links.send_all(&Down::AioThreads { threads: self.plan.settings.aio_threads });
-                Vec::new()
-            }
-        }
     }
 
     fn look_for_stalls(&mut self) {
@@ -468,6 +422,7 @@ impl Supervisor {
         for left in self.policy.children().with_process() {
             log::error!("worker {left} cannot be killed; leaving it behind");
         }
+        self.announce_successor();
         self.remove_paths();
         self.events.tell(&Told::Stopped);
         log::info!("stopped");

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -19,6 +20,8 @@ use nix::unistd::{Pid, execve};
 
 use super::Supervisor;
 use super::policy::{Exit, Phase};
+use super::said::Said;
+use super::words::{self, Words};
 use crate::invocation::c_path;
 use crate::legacy::{self, Legacy};
 use crate::listeners::Bound;
@@ -27,7 +30,7 @@ use crate::pidfile::{self, PidfileError};
 use crate::report::events::Event as Told;
 use crate::report::status::UpgradeStatus;
 use crate::successor::AnyPort;
-use crate::{inherit, listeners, successor, sys};
+use crate::{inherit, listeners, process, successor, sys};
 
 /// How long a successor that was asked to go has for it, before it is killed.
 const GO_WITHIN: Duration = Duration::from_secs(2);
@@ -35,8 +38,8 @@ const GO_WITHIN: Duration = Duration::from_secs(2);
 /// has written its pid file, or without one when it has lived for so long.
 const SILENT_WITH_PIDFILE: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(5);
-/// Most that is kept of what a successor says.
-const MOST_SAID: usize = 4096;
+/// How often one is looked at for which a quit waits.
+const HURRY: Duration = Duration::from_millis(50);
 /// Exit status of a child that could not become the successor: as of a shell.
 const CANNOT_EXECUTE: i32 = 127;
 const TOKEN: Token = Token(1 << 15);
@@ -56,6 +59,9 @@ struct Successor {
     stage: Stage,
     pipe: PipeReader,
     said: Said,
+    words: Words,
+    /// systemd was told that it is the main process.
+    announced: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,16 +74,6 @@ enum Stage {
     Unwanted { why: String, until: Option<Instant> },
 }
 
-/// What a successor has said so far.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
-    rest: Vec<u8>,
-    knows: bool,
-    serves: bool,
-    ready: bool,
-    because: Option<String>,
-}
-
 impl Supervisor {
     /// SIGUSR2.
     pub(super) fn upgrade(&mut self, now: Instant) {
@@ -87,6 +83,9 @@ impl Supervisor {
         }
         if let Some(pid) = self.upgrade_under_way() {
             return log::error!("upgrade already running on PID:{pid}");
+        }
+        if process::is_first(Pid::this()) {
+            return self.upgrade_failed(None, process::FIRST);
         }
         match self.start_successor(now) {
             Ok(pid) => {
@@ -125,11 +124,19 @@ impl Supervisor {
             .map_err(|e| failed("fcntl")(e.into()))?;
         self.register(&reader, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
         let legacy = self.legacy();
+        let (spoken, stderr) = Words::new(self.poll.registry(), TOKEN).map_err(failed("pipe"))?;
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
-            self.become_successor(&executable, &words, writer, legacy)
+            self.become_successor(&executable, &words, writer, &stderr, legacy)
         };
-        let (stage, said) = (Stage::Starting, Said::default());
-        self.upgrades.successor = Some(Successor { pid, began: now, stage, pipe: reader, said });
+        self.upgrades.successor = Some(Successor {
+            pid,
+            began: now,
+            stage: Stage::Starting,
+            pipe: reader,
+            said: Said::default(),
+            words: spoken,
+            announced: false,
+        });
         Ok(pid)
     }
 
@@ -148,6 +155,7 @@ impl Supervisor {
         path: &CStr,
         words: &[CString],
         mut pipe: PipeWriter,
+        stderr: &PipeWriter,
         legacy: Option<OwnedFd>,
     ) -> ! {
         let legacy = legacy.as_ref().map(AsFd::as_fd);
@@ -157,7 +165,7 @@ impl Supervisor {
         let kept = listeners.chain(others.into_iter().flatten());
         let result =
             kept.map(|fd| fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))).find(Result::is_err);
-        let environment = self.environment(pipe.as_fd(), legacy);
+        let environment = self.environment(pipe.as_fd(), words::speak(stderr).is_ok(), legacy);
         sys::restore(&[Signal::SIGPIPE, Signal::SIGXFSZ]);
         let errno = match (result, SigSet::empty().thread_set_mask()) {
             (Some(Err(errno)), _) | (_, Err(errno)) => errno,
@@ -170,12 +178,20 @@ impl Supervisor {
         sys::leave_at_once(CANNOT_EXECUTE)
     }
 
-    fn environment(&self, pipe: BorrowedFd<'_>, legacy: Option<BorrowedFd<'_>>) -> Vec<CString> {
+    fn environment(
+        &self,
+        pipe: BorrowedFd<'_>,
+        speaks: bool,
+        legacy: Option<BorrowedFd<'_>>,
+    ) -> Vec<CString> {
         let number = |bound: &Bound| bound.listener.fd.as_raw_fd();
         let listeners = &self.plan.listeners;
         let numbers: Vec<String> = listeners.iter().map(|b| number(b).to_string()).collect();
         let generation = self.policy.newest() + 1;
         let mut told = format!("{},{generation}", pipe.as_raw_fd());
+        if speaks {
+            told.push_str(&format!(",{}", successor::STDERR_IS_STDIN));
+        }
         for bound in listeners.iter().filter(|bound| bound.wanted.port() == 0) {
             let (fd, service) = (number(bound), bound.listener.service);
             told.push_str(&format!(",{}", AnyPort { fd, service, wanted: bound.wanted }));
@@ -205,7 +221,9 @@ impl Supervisor {
         let Some(successor) = &mut self.upgrades.successor else { return };
         successor.listen();
         let (pid, waited) = (successor.pid, now - successor.began);
-        let ready = successor.said.ready || successor.seems_ready(pidfile.as_deref(), waited);
+        let patience = if self.early_quit.is_some() { Duration::ZERO } else { SILENT_WITH_PIDFILE };
+        let seems_ready = successor.seems_ready(pidfile.as_deref(), waited, patience);
+        let ready = successor.said.ready || seems_ready;
         match &mut successor.stage {
             Stage::Starting if ready => self.successor_ready(pid),
             Stage::Starting if waited >= self.kit.upgrade_timeout => {
@@ -222,9 +240,11 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn upgrade_deadline(&self) -> Option<Instant> {
+    pub(super) fn upgrade_deadline(&self, now: Instant) -> Option<Instant> {
         let successor = self.upgrades.successor.as_ref()?;
         match &successor.stage {
+            _ if successor.words.is_behind() => Some(now),
+            Stage::Starting if self.early_quit.is_some() => Some(now + HURRY),
             Stage::Starting => Some(successor.began + self.kit.upgrade_timeout),
             Stage::Unwanted { until, .. } => *until,
             Stage::Ready => None,
@@ -234,6 +254,7 @@ impl Supervisor {
     fn successor_ready(&mut self, pid: Pid) {
         if let Some(successor) = &mut self.upgrades.successor {
             successor.stage = Stage::Ready;
+            successor.words.let_pass(self.poll.registry(), pid);
         }
         log::info!("upgrade: PID {pid} is ready; QUIT to PID {} finishes it", std::process::id());
         self.events.tell(&Told::UpgradeReady { pid: pid.as_raw() });
@@ -248,6 +269,24 @@ impl Supervisor {
             successor.stage = Stage::Unwanted { why: why.to_owned(), until: Some(now + GO_WITHIN) };
             let _ = kill(successor.pid, Signal::SIGTERM);
         }
+    }
+
+    /// Whether there is one that neither serves yet nor was told to go.
+    pub(super) fn is_successor_undecided(&mut self, now: Instant) -> bool {
+        self.look_after_successor(now);
+        let successor = self.upgrades.successor.as_ref();
+        successor.is_some_and(|s| s.stage == Stage::Starting && !s.said.serves)
+    }
+
+    /// Whether it knows no pipe, as far as one can tell yet.
+    pub(super) fn is_successor_silent(&self) -> bool {
+        self.upgrades.successor.as_ref().is_some_and(|successor| !successor.said.knows)
+    }
+
+    /// Whether it was told to go, and has not even been killed yet.
+    pub(super) fn is_ending_successor(&self) -> bool {
+        let successor = self.upgrades.successor.as_ref();
+        successor.is_some_and(|s| matches!(s.stage, Stage::Unwanted { until: Some(_), .. }))
     }
 
     /// True if this was the successor's process.
@@ -272,8 +311,21 @@ impl Supervisor {
         self.upgrades.successor.as_ref().is_some_and(|s| s.said.serves || s.stage == Stage::Ready)
     }
 
+    /// When this master drains: its successor is systemd's main process then. Until then it may
+    /// have to go on itself.
+    pub(super) fn announce_successor(&mut self) {
+        if self.is_succeeded()
+            && let Some(successor) = &mut self.upgrades.successor
+            && !successor.announced
+        {
+            successor.announced = notify::succeeded_by(successor.pid.as_raw());
+        }
+    }
+
     fn upgrade_failed(&mut self, pid: Option<i32>, reason: &str) {
-        log::error!("upgrade failed: {reason}; PID {} carries on", std::process::id());
+        let quits = self.early_quit.is_some() || self.draining();
+        let then = if quits { "quits, as it was told to" } else { "carries on" };
+        log::error!("upgrade failed: {reason}; PID {} {then}", std::process::id());
         self.events.tell(&Told::UpgradeFailed { pid, reason });
         self.upgrades.failures += 1;
         self.upgrades.last_failure = Some(reason.to_owned());
@@ -307,16 +359,18 @@ impl Successor {
         while let Ok(len @ 1..) = self.pipe.read(&mut piece) {
             self.said.hear(&piece[..len]);
         }
+        self.words.listen(self.pid);
     }
 
     /// Another program's: it has its pid in the pid file, or has lived for a while.
-    fn seems_ready(&self, pidfile: Option<&std::path::Path>, waited: Duration) -> bool {
+    fn seems_ready(&self, pidfile: Option<&Path>, waited: Duration, patience: Duration) -> bool {
         if self.said.knows {
             return false;
         }
         match pidfile {
-            Some(path) if waited >= SILENT_WITH_PIDFILE => {
-                pidfile::holder(path) == Some(self.pid.as_raw())
+            Some(path) if waited >= patience => {
+                let holder = pidfile::holder(path).map(Pid::from_raw);
+                holder.is_some_and(|holder| process::descends_from(holder, self.pid))
             }
             Some(_) => false,
             None => waited >= SILENT,
@@ -325,76 +379,38 @@ impl Successor {
 
     /// Why it is gone.
     fn reason(self, exit: Exit) -> String {
+        let words = self.words.last();
         let when = match self.stage {
-            Stage::Unwanted { why, .. } => return why,
+            Stage::Unwanted { why, .. } => return with(why, words),
             Stage::Starting => "before it was ready",
             Stage::Ready => "after it was ready",
         };
         let pid = self.pid;
         match self.said.because {
             Some(because) if exit == Exit::Status(CANNOT_EXECUTE) => because,
-            Some(because) => format!("PID {pid} {exit} {when}: {because}"),
-            None => format!("PID {pid} {exit} {when}"),
+            because => with(format!("PID {pid} {exit} {when}"), because.or(words)),
         }
     }
 }
 
-impl Said {
-    fn hear(&mut self, bytes: &[u8]) {
-        self.rest.extend(bytes);
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.rest.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line[..end]).into_owned();
-            match line.split_once(' ') {
-                Some(("because", reason)) => self.because = Some(reason.to_owned()),
-                None if line == "hello" => self.knows = true,
-                None if line == "serving" => self.serves = true,
-                None if line == "ready" => self.ready = true,
-                _ => {}
-            }
-        }
-        self.rest.truncate(MOST_SAID);
-    }
+fn with(what: String, why: Option<String>) -> String {
+    why.map_or(what.clone(), |why| format!("{what}: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn heard(pieces: &[&str]) -> Said {
-        let mut said = Said::default();
-        pieces.iter().for_each(|piece| said.hear(piece.as_bytes()));
-        said.rest.clear();
-        said
-    }
-
-    #[test]
-    fn lines_of_the_pipe_may_be_cut_anywhere() {
-        let text = "hello\nsomething new\nbecause of this\nserving\nready\n";
-        let whole = heard(&[text]);
-        assert!(whole.knows && whole.serves && whole.ready);
-        assert_eq!(whole.because.as_deref(), Some("of this"));
-        for cut in 0..text.len() {
-            assert_eq!(heard(&[&text[..cut], &text[cut..]]), whole);
-        }
-    }
-
-    #[test]
-    fn stranger_s_endless_line_is_not_kept() {
-        let mut said = Said::default();
-        (0..100).for_each(|_| said.hear(&[b'x'; 1000]));
-        assert_eq!(said.rest.len(), MOST_SAID);
-        assert!(!said.knows);
-    }
-
     #[test]
     fn reason_names_what_is_known() {
         let reason = |stage, because: Option<&str>, exit| {
             let because = because.map(str::to_owned);
-            let said = Said { because, ..Said::default() };
+            let mut said = Said::default();
+            said.because = because;
             let (pipe, _) = pipe().unwrap();
             let (pid, began) = (Pid::from_raw(7), Instant::now());
-            Successor { pid, began, stage, pipe, said }.reason(exit)
+            Successor { pid, began, stage, pipe, said, words: Words::default(), announced: false }
+                .reason(exit)
         };
         let starting = || Stage::Starting;
         assert_eq!(

@@ -101,7 +101,10 @@ fn worker(spec: WorkerSpec) -> i32 {
         "dies" if spec.id.0 == 0 => nix::sys::signal::raise(Signal::SIGKILL).unwrap(),
         "crashes" => return 3,
         "stalls" => mark_devices(&spec, DeviceState::Stalled),
-        "shuts-down" => spec.control.send(&Up::Shutdown, None).unwrap(),
+        "shuts-down" => {
+            let peer = "a client".to_owned();
+            spec.control.send(&Up::Shutdown { peer }, None).unwrap();
+        }
         "sets-threads" if spec.id.0 == 0 => {
             spec.control.send(&Up::AioThreads { threads: 33 }, None).unwrap();
         }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::clients::neighbours::Passenger;
 use crate::disk::completions::Socket;
 use crate::disk::device::Device;
 use crate::disk::loan::Loan;
@@ -188,6 +189,11 @@ impl Conn {
     /// Its socket.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// What another worker gets of it, with what was read and not answered.
+    pub fn as_passenger<'a>(&'a self, input: &'a [u8]) -> Passenger<'a> {
+        Passenger { socket: self.fd(), service: self.service, site: self.site, input }
     }
 
     /// Reads what is there. Readiness is edge-triggered: a read that does not fill the buffer has

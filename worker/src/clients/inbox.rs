@@ -2,7 +2,7 @@
 //! each, with the descriptor riding along: unix(7), SCM_RIGHTS over SOCK_SEQPACKET.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::disk::device_dir::Traits;
 use crate::disk::disk_fd::DiskFd;
@@ -12,6 +12,8 @@ use crate::sys::socket;
 /// Longest unread input that travels with a connection: a full read buffer behind a partial head.
 pub const MOST_INPUT: usize = 256 * 1024;
 const HEADER: usize = 8;
+/// So few descriptors left are scarce, whatever the limit.
+const FEW: u64 = 64;
 
 /// What arrives in an inbox.
 #[derive(Debug)]
@@ -48,6 +50,90 @@ pub enum Parcel {
 const CONNECTION: u8 = b'c';
 const WANT_DIR: u8 = b'w';
 const DIR: u8 = b'd';
+
+/// The receiving end of a worker's own inbox.
+#[derive(Debug)]
+pub struct Inbox {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+    /// Something may be in it.
+    waits: bool,
+    /// Something is in it, for which there is no descriptor now.
+    starved: bool,
+    /// Descriptors from this number on are few: what is received may find no room.
+    scarce_from: RawFd,
+    /// The last one was such a one.
+    careful: bool,
+}
+
+impl Inbox {
+    /// The inbox behind a descriptor, which outlives the worker: something may be in it already.
+    /// The worker may have so many descriptors.
+    pub fn new(fd: OwnedFd, descriptors: u64) -> Inbox {
+        let scarce_from = descriptors.saturating_sub((descriptors / 4).max(FEW));
+        Inbox {
+            fd,
+            // Zeroed by the kernel page by page: what no parcel needs takes no memory.
+            buffer: vec![0; MOST_INPUT + 64],
+            waits: false,
+            starved: false,
+            scarce_from: RawFd::try_from(scarce_from).unwrap_or(RawFd::MAX),
+            careful: true,
+        }
+    }
+
+    /// The number of a descriptor that has just been opened: the lowest that was free, proc(5)
+    /// and open(2). When few are left, none is received without making sure of it.
+    pub fn note_descriptor(&mut self, number: RawFd) {
+        self.careful = number >= self.scarce_from;
+    }
+
+    /// There is no descriptor for what is next: it stays, until something has been closed.
+    pub fn wait_for_room(&mut self) {
+        (self.waits, self.starved) = (false, true);
+    }
+
+    /// A descriptor has been closed.
+    pub fn note_room(&mut self) {
+        self.waits |= std::mem::take(&mut self.starved);
+    }
+
+    /// Something has come, or may have.
+    pub fn note_arrival(&mut self) {
+        self.waits = true;
+    }
+
+    /// Whether something may be in it that can be taken now.
+    pub fn is_ready(&self) -> bool {
+        self.waits
+    }
+
+    /// Whether something may be in it.
+    pub fn may_have_more(&self) -> bool {
+        self.waits || self.starved
+    }
+
+    /// Takes the next parcel; `None`: there is none now. Errors as [`receive`], and `EMFILE`: it is
+    /// there still, since there is no descriptor for what it carries.
+    pub fn take_next(&mut self) -> Option<io::Result<Parcel>> {
+        if !self.waits {
+            return None;
+        }
+        let next = match self.careful {
+            true => receive_or_leave(self.fd.as_fd(), &mut self.buffer),
+            false => receive(self.fd.as_fd(), &mut self.buffer),
+        };
+        let next = next.transpose();
+        self.waits = next.is_some();
+        next
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// Sends a connection. `WouldBlock`: the inbox is full.
 pub fn send_connection(
@@ -87,7 +173,21 @@ pub fn send_dir(
 /// Takes the next parcel. `Ok(None)`: there is none. `InvalidData`: one was there, but not whole
 /// (for lack of room its descriptor could not be received, so the connection is closed already).
 pub fn receive(inbox: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Parcel>> {
-    let (len, fd) = match socket::receive_with_fd(inbox, buffer) {
+    let received = socket::receive_with_fd(inbox, buffer);
+    unpack(received, buffer)
+}
+
+/// The same where descriptors are few. `EMFILE`: there is none for the next parcel, which stays.
+fn receive_or_leave(inbox: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<Parcel>> {
+    let received = socket::receive_with_fd_or_leave(inbox, buffer);
+    unpack(received, buffer)
+}
+
+fn unpack(
+    received: io::Result<(usize, Option<OwnedFd>)>,
+    buffer: &[u8],
+) -> io::Result<Option<Parcel>> {
+    let (len, fd) = match received {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         other => other?,
     };

@@ -9,14 +9,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Waker;
 
+use crate::disk::loan::Loan;
 use crate::disk::operation::Outcome;
 use crate::sys::socket;
+
+/// A connection as disk threads know it: its place among the worker's, which another may have by
+/// the time, and its loan, which no other ever has.
+#[derive(Debug)]
+pub struct Client {
+    /// Its key in the loop.
+    pub key: usize,
+    /// Who may speak on it.
+    pub loan: Arc<Loan>,
+}
 
 /// An outcome on its way to the loop.
 #[derive(Debug)]
 pub struct Done {
-    /// The connection's key; `None` when none waits.
-    pub key: Option<usize>,
+    /// The connection; `None` when none waits.
+    pub client: Option<Client>,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -112,7 +123,7 @@ mod tests {
     use super::*;
 
     fn done() -> Done {
-        Done { key: Some(1), outcome: Outcome::Finished }
+        Done { client: None, outcome: Outcome::Finished }
     }
 
     fn lent(wanted: bool) -> Option<Arc<Socket>> {

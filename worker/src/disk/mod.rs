@@ -5,11 +5,14 @@
 //! | [`path`] | paths that have been checked |
 //! | [`docroot`] | devices by name |
 //! | [`device`] | one device as this process sees it |
+//! | [`devices`] | all of them: threads, stall clocks, marks on the scoreboard |
 //! | [`device_dir`] | its directory, opened, and what can be done there |
 //! | [`mounted`] | whether a device's folder is where its disk should be |
 //! | [`open`] | opens that cannot leave the device |
 //! | [`on_disk`], [`disk_fd`] | who may wait for a disk, and what only he may use: types |
 //! | [`harmless`] | the calls on a device that a loop may make, each with its proof |
+//! | [`dir_needs`] | when a directory descriptor is opened, shared and let go |
+//! | [`life`] | signs of life of the disks themselves |
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
 //! | [`commit`] | a PUT from temporary to final name; what each failing call does |
@@ -17,20 +20,24 @@
 //! | [`lane`] | who shares a flush |
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
+//! | [`listings`] | when docroots are listed, what was told of them |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
 //! | [`hot_files`] | files that stay open for a second |
 //! | [`operation`], [`work`] | what a disk thread does for a connection, and for nobody |
 //! | [`loan`], [`completions`] | who may speak on the connection meanwhile; the way back to the loop |
 //! | [`pool`], [`shortage`] | disk threads; what is said when there are none |
 //! | [`mod@md5`] | digests at OpenSSL's speed |
-//! | [`usage`], [`busy`] | how full a device is, how busy its disk |
+//! | [`usage`], [`busy`], [`clerk`] | how full a device is, how busy its disk; who measures that |
 //! | [`mounts`] | the mount that a device is on |
 
 pub mod busy;
+pub mod clerk;
 pub mod commit;
 pub mod completions;
 pub mod device;
 pub mod device_dir;
+pub mod devices;
+pub mod dir_needs;
 pub mod disk_fd;
 pub mod docroot;
 pub mod docroot_watch;
@@ -42,6 +49,8 @@ pub mod harmless;
 pub mod hot_files;
 pub mod journal;
 pub mod lane;
+pub mod life;
+pub mod listings;
 pub mod loan;
 pub mod md5;
 pub mod mounted;

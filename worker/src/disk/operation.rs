@@ -150,6 +150,14 @@ pub struct Host {
     pub epoll: OwnedFd,
 }
 
+impl Host {
+    /// Whether a connection may live on behind an answer for which all that was read of it is
+    /// used: not while draining, unless the next request is there already.
+    pub fn may_keep(&self, socket: BorrowedFd<'_>) -> bool {
+        !self.draining.load(Relaxed) || socket::has_input(socket)
+    }
+}
+
 /// One turn of an operation in a disk thread.
 #[derive(Debug)]
 pub struct Turn<'a> {
@@ -235,7 +243,7 @@ impl Turn<'_> {
 
     /// Whether the connection may live on: not while draining, unless more was asked already.
     pub fn may_keep(&self, keep: bool) -> bool {
-        keep && (self.more_input || !self.host.draining.load(Relaxed))
+        keep && (self.more_input || self.host.may_keep(self.socket))
     }
 
     /// Sends an answer; what the peer does not take at once is left to the loop.

@@ -6,6 +6,8 @@ use std::ffi::CStr;
 use std::fmt;
 use std::num::NonZeroU32;
 
+use crate::ids::{DeviceKey, SiteId};
+
 /// The number in `devN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DevId(NonZeroU32);
@@ -103,6 +105,11 @@ impl DevPath {
     /// The device that it lies on; `None` right under the docroot.
     pub fn device(&self) -> Option<DevId> {
         self.device
+    }
+
+    /// The device of a docroot that it lies on; that of the docroot itself right under it.
+    pub fn key(&self, site: SiteId) -> DeviceKey {
+        DeviceKey { site, devid: self.device.map_or(0, |device| device.get()) }
     }
 
     /// All of it, with one leading slash.

@@ -2,13 +2,17 @@
 //! the way back; and what no connection waits for.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::disk::completions::{Completions, Done, Socket};
+use mio::{Registry, Token, Waker};
+
+use crate::disk::completions::{Client, Completions, Done, Socket};
 use crate::disk::device::Device;
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::docroot;
@@ -18,7 +22,10 @@ use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Host, Op, Outcome, Turn, Turned};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::usage;
-use crate::sys::priority;
+use crate::ids::WorkerId;
+use crate::scoreboard::Scoreboard;
+use crate::spec::Fsync;
+use crate::sys::{priority, socket};
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -62,7 +69,7 @@ pub fn list_docroot(on: &OnDisk, device: &Device, context: &Context) {
     device.looking.store(false, Relaxed);
     if let Ok(devids) = found {
         let outcome = Outcome::Listed(device.key.site, devids);
-        context.completions.push(Done { key: None, outcome }, None);
+        context.completions.push(Done { client: None, outcome }, None);
     }
 }
 
@@ -77,11 +84,32 @@ pub struct Context {
     pub docroots: OnceLock<DocrootWatch>,
 }
 
+impl Context {
+    /// Of a worker whose loop waits in this epoll set, and is woken by this token of it.
+    pub fn new(
+        board: Scoreboard,
+        worker: WorkerId,
+        fsync: Fsync,
+        registry: &Registry,
+        waker: Token,
+    ) -> io::Result<Context> {
+        let host = Host {
+            board,
+            slot: board.worker(worker),
+            draining: AtomicBool::new(false),
+            fsync,
+            epoll: socket::duplicate(registry)?,
+        };
+        let completions = Completions::new(Waker::new(registry, waker)?);
+        Ok(Context { host, completions, docroots: OnceLock::new() })
+    }
+}
+
 /// A task with all it needs, as it waits in a device's queue.
 #[derive(Debug)]
 pub struct Work {
-    /// The connection's key; `None` when none waits.
-    pub key: Option<usize>,
+    /// The connection's key in the loop, and who may speak on it; `None` when none waits.
+    client: Option<Client>,
     /// The connection's socket, borrowed.
     pub socket: Option<Arc<Socket>>,
     /// Who is on the other side, for the log.
@@ -92,8 +120,6 @@ pub struct Work {
     pub device: Arc<Device>,
     /// The worker.
     pub context: Arc<Context>,
-    /// Who may speak on the socket.
-    loan: Option<Arc<Loan>>,
     /// The socket's token in the loop's epoll set.
     token: usize,
     task: Option<Task>,
@@ -125,16 +151,16 @@ impl Work {
         op: Op,
     ) -> Work {
         let Borrowed { key, token, socket, peer, more_input, loan } = borrowed;
-        let (key, socket, loan) = (Some(key), Some(socket), Some(loan));
+        let (client, socket) = (Some(Client { key, loan }), Some(socket));
         let task = Some(Task::Serve(op));
-        Work { key, socket, peer, more_input, device, context, loan, token, task }
+        Work { client, socket, peer, more_input, device, context, token, task }
     }
 
     /// Work that no connection waits for.
     pub fn in_background(device: Arc<Device>, context: Arc<Context>, task: Task) -> Work {
         let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-        let (key, socket, loan, more_input) = (None, None, None, false);
-        Work { key, socket, peer, more_input, device, context, loan, token: 0, task: Some(task) }
+        let (client, socket, more_input) = (None, None, false);
+        Work { client, socket, peer, more_input, device, context, token: 0, task: Some(task) }
     }
 
     /// Gives the operation back when no thread will run it.
@@ -168,7 +194,7 @@ impl Work {
     }
 
     fn turn(&self, on: &OnDisk, op: Op, progress: &Progress) -> Turned {
-        let (Some(socket), Some(loan)) = (&self.socket, &self.loan) else {
+        let (Some(socket), Some(Client { loan, .. })) = (&self.socket, &self.client) else {
             return Turned::Over(Outcome::Broken);
         };
         if loan.is_taken() {
@@ -221,7 +247,7 @@ impl Job for Work {
                 priority::take_long_turns(false);
                 self.run_in_background(on, task);
                 progress.rest();
-                let done = Done { key: None, outcome: Outcome::Finished };
+                let done = Done { client: None, outcome: Outcome::Finished };
                 self.context.completions.push(done, None);
                 return None;
             }
@@ -236,13 +262,13 @@ impl Job for Work {
             }
             Turned::Over(outcome) => {
                 progress.rest();
-                let mine = self.loan.as_ref().is_none_or(|loan| loan.finish());
+                let mine = self.client.as_ref().is_none_or(|client| client.loan.finish());
                 // One that was taken back has no outcome: what is left of it goes here.
-                let key = self.key.take().filter(|_| mine);
+                let client = self.client.take().filter(|_| mine);
                 let outcome = if mine { outcome } else { Outcome::Finished };
                 let quiet = for_http && !self.more_input && outcome.leaves_nothing_to_do();
                 let socket = self.socket.take().filter(|_| quiet);
-                self.context.completions.push(Done { key, outcome }, socket);
+                self.context.completions.push(Done { client, outcome }, socket);
                 if changes {
                     progress.touch();
                     self.refresh_usage(on);
@@ -256,12 +282,12 @@ impl Job for Work {
 impl Drop for Work {
     /// A panic in an operation must not leave its connection waiting for ever.
     fn drop(&mut self) {
-        if let Some(key) = self.key.take()
+        if let Some(client) = self.client.take()
             && std::thread::panicking()
-            && self.loan.as_ref().is_none_or(|loan| loan.finish())
+            && client.loan.finish()
         {
             let outcome = Outcome::Broken;
-            self.context.completions.push(Done { key: Some(key), outcome }, None);
+            self.context.completions.push(Done { client: Some(client), outcome }, None);
         }
     }
 }

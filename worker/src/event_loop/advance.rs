@@ -5,10 +5,8 @@ use crate::clients::conn::{Ending, Read, State};
 use crate::clients::timers::Wait;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
-use crate::disk::work::{Released, Task};
 use crate::event_loop::Worker;
-use crate::http::get::Transfer;
-use crate::spec::{Service, SiteId, WorkerId};
+use crate::spec::{Service, WorkerId};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -17,7 +15,7 @@ use std::sync::Arc;
 const MOST_LINGERED: u32 = 2 * 1024 * 1024;
 
 /// What a connection waits for.
-pub(crate) enum Next {
+pub(super) enum Next {
     /// More from the peer.
     Read,
     /// The peer to take more.
@@ -38,7 +36,7 @@ pub(crate) enum Next {
 
 impl Worker {
     /// Moves a connection on as far as it goes.
-    pub(crate) fn advance(&mut self, key: usize) {
+    pub(super) fn advance(&mut self, key: usize) {
         loop {
             let Some(conn) = self.conns.get_mut(key) else { return };
             let waiting = conn.output.len();
@@ -60,7 +58,7 @@ impl Worker {
     }
 
     /// One step of a connection whose output is sent.
-    pub(crate) fn step(&mut self, key: usize) -> Next {
+    pub(super) fn step(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
         if let Some(ending) = conn.closing {
             return self.end(key, ending);
@@ -82,11 +80,11 @@ impl Worker {
     }
 
     /// Does what the connection needs next. True: it can go on at once.
-    pub(crate) fn act(&mut self, key: usize, next: Next) -> bool {
+    pub(super) fn act(&mut self, key: usize, next: Next) -> bool {
         match next {
             Next::Again => return true,
             Next::Lent => self.timers.stop(key),
-            Next::Later => self.again.push(key),
+            Next::Later => self.turns.queue(key),
             Next::Close => self.close(key),
             Next::Write if matches!(self.conns[key].state, State::Watching) => {}
             Next::Write => self.timers.keep(key, Wait::Body, self.clock.now()),
@@ -97,9 +95,10 @@ impl Worker {
         false
     }
 
-    pub(crate) fn wait_for_input(&mut self, key: usize) {
+    pub(super) fn wait_for_input(&mut self, key: usize) {
         let conn = &self.conns[key];
-        if conn.service == Service::Mgmt && !self.draining_in_line(key) {
+        let lingers = matches!(conn.state, State::Lingering(_));
+        if conn.service == Service::Mgmt && !lingers && !self.draining_in_line(key) {
             return self.timers.stop(key); // The sidechannel never idles out.
         }
         let wait = match conn.state {
@@ -112,12 +111,12 @@ impl Worker {
     }
 
     /// While draining, half a line is waited for as long as half a head.
-    pub(crate) fn draining_in_line(&self, key: usize) -> bool {
-        self.drain.is_some() && !self.conns[key].input.is_empty()
+    pub(super) fn draining_in_line(&self, key: usize) -> bool {
+        self.drain.is_on() && !self.conns[key].input.is_empty()
     }
 
     /// Closes, now that the last answer is sent.
-    pub(crate) fn end(&mut self, key: usize, ending: Ending) -> Next {
+    pub(super) fn end(&mut self, key: usize, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
         if ending == Ending::Plain && !conn.readable {
             return Next::Close;
@@ -133,7 +132,7 @@ impl Worker {
         Next::Again
     }
 
-    pub(crate) fn linger(&mut self, key: usize, left: u32) -> Next {
+    pub(super) fn linger(&mut self, key: usize, left: u32) -> Next {
         let conn = &mut self.conns[key];
         match conn.read(&mut self.scratch) {
             Read::Some(n) => match left.checked_sub(n as u32) {
@@ -151,7 +150,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn after_answer(&mut self, key: usize, keep: bool, ending: Ending) -> Next {
+    pub(super) fn after_answer(&mut self, key: usize, keep: bool, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
         conn.state = State::idle();
         if !keep {
@@ -161,27 +160,12 @@ impl Worker {
     }
 
     /// A deadline has passed.
-    pub(crate) fn time_out(&mut self, key: usize) {
+    pub(super) fn time_out(&mut self, key: usize) {
         self.timers.stop(key);
         let Some(conn) = self.conns.get(key) else { return };
         if let State::Blocked(op, _) = &conn.state {
             op.log_vanished(conn.fd(), conn.peer(), "Connection timed out");
         }
         self.close(key);
-    }
-
-    /// What a connection leaves behind is let go where waiting for the disk does no harm.
-    pub(crate) fn let_go(&mut self, site: SiteId, state: State) {
-        match state {
-            State::Sending(sending) => {
-                let Transfer { file, path, .. } = sending.transfer;
-                self.close_file(site, &path, file);
-            }
-            State::Blocked(op, _) => {
-                let device = self.device(Device::key_of(site, op.path()));
-                self.in_background(&device, Task::Release(Released::Op(op)));
-            }
-            _ => {}
-        }
     }
 }

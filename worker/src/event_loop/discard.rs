@@ -10,7 +10,7 @@ use crate::http::{answer, status_of_refusal};
 
 impl Worker {
     /// Throws away a body, as far as it has come.
-    pub(crate) fn discard(&mut self, key: usize, mut discard: Box<Discard>) -> Next {
+    pub(super) fn discard(&mut self, key: usize, mut discard: Box<Discard>) -> Next {
         let mut input = std::mem::take(&mut self.conns[key].input);
         let fresh = input.is_empty();
         if fresh {
@@ -54,11 +54,11 @@ impl Worker {
         }
     }
 
-    pub(crate) fn after_discard(&mut self, key: usize, then: Then) -> Next {
+    pub(super) fn after_discard(&mut self, key: usize, then: Then) -> Next {
         let last = self.conns[key].input.is_empty();
         let served = match then {
             Then::Answer(status, keep) => {
-                let keep = self.may_keep(keep, last);
+                let keep = self.may_keep(key, keep, last);
                 self.answer(status, keep)
             }
             Then::Serve(request) => self.serve_bodiless(key, &request, last),

@@ -16,26 +16,22 @@ use crate::disk::work::list_docroot;
 use crate::event_loop::{DOCROOTS, Worker};
 use crate::spec::{DeviceKey, SiteId};
 
-/// How often docroots are listed, whether or not something is known to have changed.
-const LIST_MS: u64 = 2000;
-
 impl Worker {
     /// Has a thread list each docroot of this worker. The master, which may not wait, hears of it.
-    pub(crate) fn list_docroots(&mut self) {
-        let due = self.listed == 0 || self.clock.now().saturating_sub(self.listed) >= LIST_MS;
-        if !due || self.drain.is_some() {
+    pub(super) fn list_docroots(&mut self) {
+        if self.drain.is_on() || !self.listings.are_due(self.clock.now()) {
             return;
         }
-        self.listed = self.clock.now().max(1);
-        for site in 0..self.sites.len() as u8 {
+        for site in 0..self.devices.sites().len() as u8 {
             let key = DeviceKey { site: SiteId(site), devid: 0 };
             let owned = self.board.device(key).is_some_and(|slot| slot.owner() == self.id);
-            let device = self.device(key);
-            if !owned || !self.is_listed(key) {
+            if !owned || !self.devices.is_listed(key) {
                 continue;
             }
+            let device = self.devices.get(key);
             if device.looking.swap(true, Relaxed) {
-                self.listed = 0; // It may have been read before it changed: again with the next tick.
+                // It may have been read before it changed: again with the next tick.
+                self.listings.are_outdated();
                 self.next_tick_soon();
                 continue;
             }
@@ -47,9 +43,9 @@ impl Worker {
     }
 
     /// A docroot has changed: it is listed now, or at the next tick if that is being done.
-    pub(crate) fn heed_docroots(&mut self) {
+    pub(super) fn heed_docroots(&mut self) {
         if self.context.docroots.get().is_some_and(DocrootWatch::take) {
-            self.listed = 0;
+            self.listings.are_outdated();
             self.list_docroots();
         }
     }
@@ -59,8 +55,8 @@ impl Worker {
         self.context.docroots.get_or_init(|| {
             let watch = DocrootWatch::start();
             if let Some(fd) = watch.fd().map(|fd| fd.as_raw_fd()) {
-                let told =
-                    SourceFd(&fd).register(self.registry(), Token(DOCROOTS), Interest::READABLE);
+                let registry = self.poll.registry();
+                let told = SourceFd(&fd).register(registry, Token(DOCROOTS), Interest::READABLE);
                 told.unwrap_or_else(|e| log::debug!("docroots: {e}"));
             }
             watch
@@ -68,13 +64,13 @@ impl Worker {
     }
 
     /// Tells the master of a docroot's devices, if that is news.
-    pub(crate) fn tell_devices(&mut self, site: SiteId, devids: BTreeSet<u32>) {
-        if self.told.get(&site) == Some(&devids) {
+    pub(super) fn tell_devices(&mut self, site: SiteId, devids: BTreeSet<u32>) {
+        if !self.listings.is_news(site, &devids) {
             return;
         }
         let message = Up::Devices { site: site.0, devids: devids.clone() };
         match self.control.send(&message, None) {
-            Ok(()) => drop(self.told.insert(site, devids)),
+            Ok(()) => self.listings.note_told(site, devids),
             Err(e) => log::debug!("control channel: {e}"), // Told with the next look.
         }
     }

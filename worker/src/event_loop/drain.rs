@@ -1,19 +1,15 @@
 //! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::clients::conn::State;
-use crate::clients::inbox;
 use crate::control::Up;
-use crate::disk::pool::Pool;
-use crate::disk::work::Work;
 use crate::event_loop::Worker;
-use crate::event_loop::accept::STUCK;
 use crate::http::head::HeadScan;
 use crate::scoreboard::WorkerState;
 use crate::spec::WorkerId;
@@ -27,21 +23,55 @@ const ORPHAN_MS: u64 = 5000;
 /// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
 const FOR_NOBODY: Duration = Duration::from_secs(2);
 
-/// A drain under way.
-#[derive(Debug)]
-pub(crate) struct Drain {
-    began: u64,
+/// Whether the worker leaves, and why. Times are the loop's clock, in milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    began: Option<u64>,
     /// Nobody supervises us any more.
     orphan: bool,
 }
 
+impl Drain {
+    /// Whether the worker is leaving.
+    pub(super) fn is_on(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Whether it began so long ago that nothing can have been on its way before.
+    pub(super) fn has_lasted(&self, now: u64) -> bool {
+        self.began.is_some_and(|began| now.saturating_sub(began) >= RECENT_MS)
+    }
+
+    /// Begins, unless it has begun. True: just now.
+    fn begin(&mut self, now: u64) -> bool {
+        let first = self.began.is_none();
+        self.began.get_or_insert(now);
+        first
+    }
+
+    /// The master is gone: time counts from now on.
+    fn note_orphan(&mut self, now: u64) {
+        self.began = Some(now);
+        self.orphan = true;
+    }
+
+    /// Whether it has taken longer than it may; a limit of zero is none.
+    fn is_overdue(&self, limit: Duration, now: u64) -> bool {
+        let limit = match limit.as_millis() as u64 {
+            0 if self.orphan => ORPHAN_MS,
+            limit if self.orphan => limit.min(ORPHAN_MS),
+            limit => limit,
+        };
+        limit > 0 && self.began.is_some_and(|began| now.saturating_sub(began) >= limit)
+    }
+}
+
 impl Worker {
     /// Starts the drain, once.
-    pub(crate) fn begin_drain(&mut self) {
-        if self.drain.is_some() {
+    pub(super) fn begin_drain(&mut self) {
+        if !self.drain.begin(self.clock.now()) {
             return;
         }
-        self.drain = Some(Drain { began: self.clock.now(), orphan: false });
         self.context.host.draining.store(true, Relaxed);
         self.slot.set_state(WorkerState::Draining);
         title::add(" shutting down");
@@ -50,24 +80,20 @@ impl Worker {
     }
 
     /// The control channel has ended.
-    pub(crate) fn master_gone(&mut self) {
-        if self.drain.as_ref().is_some_and(|drain| drain.orphan) {
+    pub(super) fn master_gone(&mut self) {
+        if self.drain.orphan {
             return;
         }
         log::error!("the master is gone: worker {} drains", self.id);
         self.begin_drain();
-        if let Some(drain) = &mut self.drain {
-            drain.began = self.clock.now();
-            drain.orphan = true;
-        }
+        self.drain.note_orphan(self.clock.now());
         self.close_idle();
     }
 
     /// Closes connections with nothing in progress. What has arrived and not been read yet is in
     /// progress: each gets a last look.
-    pub(crate) fn close_idle(&mut self) {
-        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
-        for key in keys {
+    pub(super) fn close_idle(&mut self) {
+        for key in self.conns.keys_where(|_| true) {
             if !self.is_idle(key) {
                 continue;
             }
@@ -83,10 +109,10 @@ impl Worker {
     /// Gives an idle connection to a worker that stays, if only this one goes. False: nobody takes
     /// it. A watcher takes its request along, to be made again.
     fn bequeath(&mut self, key: usize) -> bool {
-        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
-        let Some(heir) = self.heir().filter(|_| !orphan && !self.board.draining()) else {
+        if self.drain.orphan || self.board.draining() {
             return false;
-        };
+        }
+        let Some(heir) = self.neighbours.heir(self.clock.monotonic()) else { return false };
         let conn = &self.conns[key];
         if !conn.output.is_empty() {
             return false;
@@ -96,37 +122,18 @@ impl Worker {
     }
 
     /// Gives a connection with nothing in progress to another worker. False: it is still here.
-    pub(crate) fn give(&mut self, key: usize, heir: WorkerId, input: &[u8]) -> bool {
-        let (conn, Some(inbox)) = (&self.conns[key], self.peers.get(&heir)) else { return false };
+    pub(super) fn give(&mut self, key: usize, heir: WorkerId, input: &[u8]) -> bool {
+        let conn = &self.conns[key];
         self.unwatch(conn);
-        let target = self.board.worker(heir);
-        target.inbox_pending.fetch_add(1, Relaxed);
-        let sent = inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, input);
-        if sent.is_ok() {
-            self.slot.handed_over.fetch_add(1, Relaxed);
+        if self.neighbours.send(heir, &conn.as_passenger(input)).is_ok() {
             self.forget(key);
             return true;
         }
-        target.inbox_pending.fetch_sub(1, Relaxed);
         // Not taken: it stays until it is closed, and may be used until then.
         self.watch_conn(key).is_err() && self.forget(key).is_some()
     }
 
-    /// The least loaded worker of the latest generation.
-    fn heir(&self) -> Option<WorkerId> {
-        let own = self.slot.generation.load(Relaxed);
-        let slots = self.peers.keys().map(|id| (*id, self.board.worker(*id)));
-        slots
-            .filter(|(_, slot)| slot.state() == WorkerState::Running)
-            .map(|(id, slot)| (slot.generation.load(Relaxed), slot, id))
-            .filter(|(generation, slot, _)| *generation >= own && !self.is_stuck(slot, STUCK))
-            .min_by_key(|(generation, slot, _)| {
-                (u32::MAX - *generation, slot.connections.load(Relaxed))
-            })
-            .map(|(_, _, id)| id)
-    }
-
-    pub(crate) fn is_idle(&self, key: usize) -> bool {
+    pub(super) fn is_idle(&self, key: usize) -> bool {
         self.conns.get(key).is_some_and(|conn| {
             let between = matches!(conn.state, State::Reading(_)) && conn.output.is_empty();
             matches!(conn.state, State::Watching) || between && conn.input.is_empty()
@@ -141,15 +148,13 @@ impl Worker {
     }
 
     /// True when this worker may go: nothing in progress, and nothing can come any more.
-    pub(crate) fn drained(&mut self) -> bool {
-        let Some(drain) = &self.drain else { return false };
-        let limit = match self.settings.drain_timeout.as_millis() as u64 {
-            0 if drain.orphan => ORPHAN_MS,
-            limit if drain.orphan => limit.min(ORPHAN_MS),
-            limit => limit,
-        };
-        if limit > 0 && self.clock.now().saturating_sub(drain.began) >= limit {
-            log::warn!("drain_timeout: {} connections are cut off", self.conns.len());
+    pub(super) fn drained(&mut self) -> bool {
+        if !self.drain.is_on() {
+            return false;
+        }
+        if self.drain.is_overdue(self.settings.drain_timeout, self.clock.now()) {
+            let why = if self.drain.orphan { "the master is gone" } else { "drain_timeout" };
+            log::warn!("{why}: {} connections are cut off", self.conns.len());
             return self.say_farewell();
         }
         if self.only_dead_disks_are_left() {
@@ -159,16 +164,11 @@ impl Worker {
             }
             return self.say_farewell();
         }
-        let busy = !self.conns.is_empty() || self.has_disk_work();
+        let busy = !self.conns.is_empty() || self.devices.have_work();
         if busy || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
             return false;
         }
         self.conns.is_empty() && self.say_farewell()
-    }
-
-    /// Work that will come back: what a stalled device holds was answered for, and may never.
-    fn has_disk_work(&self) -> bool {
-        self.pools.iter().any(|(key, pool)| pool.in_flight() > 0 && !self.is_stalled(*key))
     }
 
     /// A disk that has not answered for twice the time after which it counts as stalled is not
@@ -177,17 +177,14 @@ impl Worker {
     fn only_dead_disks_are_left(&self) -> bool {
         let patience = self.settings.stall_timeout * 2;
         let patience = if self.conns.is_empty() { patience.min(FOR_NOBODY) } else { patience };
-        let is_dead = |pool: &Pool<Work>| pool.oldest().is_some_and(|oldest| oldest >= patience);
         let lent = self.conns.iter().all(|(_, conn)| conn.is_lent());
-        let mut working = self.pools.values().filter(|pool| pool.in_flight() > 0).peekable();
-        lent && working.peek().is_some() && working.all(is_dead)
+        lent && self.devices.are_all_dead_for(patience)
     }
 
     /// While the whole node drains, a worker that has not noticed yet may still send a connection
     /// here. One that drains alone leaves its inbox to its replacement.
     fn others_hand_nothing_over(&self) -> bool {
-        let orphan = self.drain.as_ref().is_some_and(|drain| drain.orphan);
-        orphan
+        self.drain.orphan
             || !self.board.draining()
             || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
     }
@@ -195,7 +192,7 @@ impl Worker {
     /// Connections are closed by hand: a process with a thread that no signal can end keeps its
     /// descriptors for as long as the disk is hung.
     fn say_farewell(&mut self) -> bool {
-        for (_, conn) in &self.conns {
+        for (_, conn) in self.conns.iter() {
             let _ = shutdown(conn.fd().as_raw_fd(), Shutdown::Both);
         }
         // The master may be gone: then nobody needs to know.
@@ -206,7 +203,35 @@ impl Worker {
 
 impl State {
     /// Between two requests.
-    pub(crate) fn idle() -> State {
+    pub(super) fn idle() -> State {
         State::Reading(HeadScan::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_begins_once_and_has_its_time() {
+        let mut drain = Drain::default();
+        assert!(!drain.is_on() && !drain.is_overdue(Duration::from_secs(1), 9000));
+        assert!(drain.begin(100));
+        assert!(!drain.begin(900), "it has begun");
+        assert!(!drain.is_overdue(Duration::from_secs(1), 1099));
+        assert!(drain.is_overdue(Duration::from_secs(1), 1100));
+        assert!(!drain.is_overdue(Duration::ZERO, u64::MAX), "no limit");
+    }
+
+    #[test]
+    fn without_a_master_it_has_five_seconds_at_most() {
+        let mut drain = Drain::default();
+        drain.begin(0);
+        drain.note_orphan(10_000);
+        for limit in [Duration::ZERO, Duration::from_secs(3600)] {
+            assert!(!drain.is_overdue(limit, 14_999));
+            assert!(drain.is_overdue(limit, 15_000));
+        }
+        assert!(drain.is_overdue(Duration::from_secs(1), 11_000));
     }
 }

@@ -17,16 +17,21 @@ const PAUSE: u64 = 1_000;
 /// Linux since 6.18 remembers it until the others have had as much). Where that is seen the loop
 /// does without yields for a while.
 #[derive(Default)]
-pub(crate) struct GiveWay {
+pub(super) struct GiveWay {
     /// Disk threads have been given short work in this round.
-    pub(crate) wanted: bool,
+    wanted: bool,
     /// Before this time, in milliseconds, there is none.
     not_before: u64,
 }
 
 impl GiveWay {
+    /// Disk threads have been given short work in this round.
+    pub(super) fn want(&mut self) {
+        self.wanted = true;
+    }
+
     /// Yields, if that is wanted. `now` is the loop's clock in milliseconds.
-    pub(crate) fn at_end_of_round(&mut self, now: u64) {
+    pub(super) fn at_end_of_round(&mut self, now: u64) {
         if !std::mem::take(&mut self.wanted) || now < self.not_before {
             return;
         }

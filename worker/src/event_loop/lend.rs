@@ -1,6 +1,7 @@
 //! Operations on their way to a disk thread and back, and files that the loop sends by itself.
 
 use crate::clients::conn::{Ending, Sending, State};
+use crate::disk::completions::Client;
 use crate::disk::device::Device;
 use crate::disk::hot_files::Extent;
 use crate::disk::loan::{Loan, Stage, Style};
@@ -15,7 +16,7 @@ use crate::http::answer;
 use crate::http::get::{Get, Pumped, Transfer, log_broken};
 use crate::http::put::Put;
 use crate::http::refuse::Refused;
-use crate::spec::DeviceKey;
+use crate::ids::DeviceKey;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -26,9 +27,9 @@ const TURN: u64 = 1024 * 1024;
 
 impl Worker {
     /// Gives an operation to a disk thread of this worker.
-    pub(crate) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
-        let pool = self.pool_key(device.key);
-        if self.is_stalled(pool) {
+    pub(super) fn lend(&mut self, key: usize, device: Arc<Device>, op: Op) -> bool {
+        let pool = self.devices.pool_key(device.key);
+        if self.devices.is_stalled(pool) {
             let next = self.refuse_op(key, device, Some(op), Lack::Room);
             return self.act(key, next);
         }
@@ -38,13 +39,15 @@ impl Worker {
         conn.writable = false;
         conn.socket.set_wanted(conn.readable);
         self.timers.stop(key);
-        if !self.peers.is_empty() {
-            self.rooted.insert(key);
+        if !self.neighbours.is_empty() {
+            self.loans.note_rooted(key);
         }
         self.note_use(device.key);
         self.next_tick_soon();
         // With other workers on the same processor it would be given to them.
-        self.give_way.wanted |= op.is_short() && self.peers.is_empty();
+        if op.is_short() && self.neighbours.is_empty() {
+            self.turns.give_way();
+        }
         let conn = &self.conns[key];
         // What has begun is never refused: it would be a broken transfer.
         let max_queue = if op.is_fresh() { self.settings.max_queue } else { usize::MAX };
@@ -58,7 +61,7 @@ impl Worker {
         };
         let work =
             Work::for_connection(borrowed, Arc::clone(&device), Arc::clone(&self.context), op);
-        let submitted = self.pool(&device).submit(work, max_queue);
+        let submitted = self.devices.submit(work, max_queue);
         let Err((work, lack)) = submitted else { return false };
         let next = self.refuse_op(key, device, work.into_op(), lack);
         self.act(key, next)
@@ -67,13 +70,15 @@ impl Worker {
     fn loan_for(&mut self, key: usize, device: DeviceKey, pool: DeviceKey, op: &Op) -> Arc<Loan> {
         let style = op.style(device);
         let reads = matches!(style, Style::Http(_)) && !op.changes();
-        let urgent = reads && self.has_usage(self.conns[key].site, op.path());
-        self.urgent |= urgent;
+        let urgent = reads && self.devices.has_usage(self.conns[key].site, op.path());
+        if urgent {
+            self.loans.set_urgent(true);
+        }
         Arc::new(Loan::new(pool, style, op.stage(), self.clock.now(), urgent))
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.
-    pub(crate) fn refuse_op(
+    pub(super) fn refuse_op(
         &mut self,
         key: usize,
         device: Arc<Device>,
@@ -84,7 +89,7 @@ impl Worker {
         let Some(op) = op else { return Next::Close };
         if !op.is_fresh() {
             self.log_cut_off(key, &device);
-            self.in_background(&device, Task::Release(Released::Op(op)));
+            self.devices.in_background(&device, Task::Release(Released::Op(op)));
             return Next::Close;
         }
         match Put::of(op) {
@@ -100,7 +105,7 @@ impl Worker {
     }
 
     /// Says for a device that it does not answer, or has too much to do.
-    pub(crate) fn answer_for(&mut self, key: usize, style: Style) -> Next {
+    pub(super) fn answer_for(&mut self, key: usize, style: Style) -> Next {
         let keep = match style {
             Style::Http(keep) => {
                 self.answer(answer::Status::ServiceUnavailable503, keep);
@@ -124,7 +129,7 @@ impl Worker {
 
     /// Takes a connection back from a disk thread that does not come back, and answers in its
     /// place as far as there is an answer.
-    pub(crate) fn take_back(&mut self, key: usize) {
+    pub(super) fn take_back(&mut self, key: usize) {
         let Some(State::Lent(loan)) = self.conns.get(key).map(|conn| &conn.state) else { return };
         let loan = Arc::clone(loan);
         let Some(stage) = loan.take() else { return }; // Its outcome is on the way.
@@ -136,7 +141,7 @@ impl Worker {
             self.watch_conn(key)
         });
         if stage != Stage::Fresh || back.is_err() {
-            let device = self.device(loan.device);
+            let device = self.devices.get(loan.device);
             self.log_cut_off(key, &device);
             let _ = shutdown(self.conns[key].fd().as_raw_fd(), Shutdown::Both);
             return self.close(key);
@@ -150,13 +155,12 @@ impl Worker {
     }
 
     /// Answers everything that waits for a device whose disk does not answer.
-    pub(crate) fn answer_for_stalled(&mut self, pool: DeviceKey) {
-        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
-        for key in keys {
+    pub(super) fn answer_for_stalled(&mut self, pool: DeviceKey) {
+        for key in self.conns.keys_where(|_| true) {
             let Some(conn) = self.conns.get(key) else { continue };
             match &conn.state {
                 State::Lent(loan) if loan.device == pool => self.take_back(key),
-                State::Queued(device, _) if self.pool_key(device.key) == pool => {
+                State::Queued(device, _) if self.devices.pool_key(device.key) == pool => {
                     let style = Style::Line(device.key);
                     let next = self.answer_for(key, style);
                     if self.act(key, next) {
@@ -173,9 +177,9 @@ impl Worker {
     }
 
     fn cut_off_if_on(&mut self, key: usize, path: DevPath, pool: DeviceKey) {
-        let device = Device::key_of(self.conns[key].site, &path);
-        if self.pool_key(device) == pool {
-            let device = self.device(device);
+        let device = path.key(self.conns[key].site);
+        if self.devices.pool_key(device) == pool {
+            let device = self.devices.get(device);
             self.log_cut_off(key, &device);
             self.close(key);
         }
@@ -187,7 +191,7 @@ impl Worker {
     }
 
     /// A blocked operation goes on if its socket has become ready.
-    pub(crate) fn resume(&mut self, key: usize, op: Op, need: Need) -> Next {
+    pub(super) fn resume(&mut self, key: usize, op: Op, need: Need) -> Next {
         let conn = &mut self.conns[key];
         let (ready, wait) = match need {
             Need::Read => (conn.readable, Next::Read),
@@ -202,8 +206,9 @@ impl Worker {
     }
 
     /// What came of an operation.
-    pub(crate) fn complete(&mut self, key: usize, outcome: Outcome) {
-        let Some(conn) = self.conns.get_mut(key) else { return };
+    pub(super) fn complete(&mut self, client: Client, outcome: Outcome) {
+        let Some(conn) = self.conns.lent(&client) else { return };
+        let key = client.key;
         let next = match outcome {
             Outcome::Answered(answered) => self.after_disk(key, answered),
             Outcome::Refused(op) => match Put::of(op) {
@@ -226,7 +231,7 @@ impl Worker {
         }
     }
 
-    pub(crate) fn after_disk(&mut self, key: usize, answered: Answered) -> Next {
+    pub(super) fn after_disk(&mut self, key: usize, answered: Answered) -> Next {
         let conn = &mut self.conns[key];
         if !answered.leftover.is_empty() {
             conn.input = answered.leftover;
@@ -239,11 +244,11 @@ impl Worker {
     }
 
     /// Nothing of the body has been taken: it is thrown away if that can be done.
-    pub(crate) fn refuse_put(&mut self, key: usize, refused: Refused, put: Put) -> Next {
+    pub(super) fn refuse_put(&mut self, key: usize, refused: Refused, put: Put) -> Next {
         let conn = &mut self.conns[key];
         conn.input = put.initial;
         let last = conn.input.is_empty();
-        match self.refuse(&put.request, refused, last) {
+        match self.refuse(key, &put.request, refused, last) {
             Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
             Served::Discard(discard) => {
                 self.conns[key].state = State::Discarding(discard);
@@ -255,19 +260,19 @@ impl Worker {
 
     /// Sends a file whose pages have just been seen in the page cache, or are looked for again
     /// after a wait for the peer.
-    pub(crate) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
+    pub(super) fn send_file(&mut self, key: usize, mut sending: Box<Sending>) -> Next {
         let conn = &mut self.conns[key];
         if sending.waits && !conn.writable {
             conn.state = State::Sending(sending);
             return Next::Write;
         }
-        let device = Device::key_of(conn.site, &sending.transfer.path);
+        let device = sending.transfer.path.key(conn.site);
         let seen = !sending.waits || {
             let Extent { offset, .. } = sending.transfer.rest;
             sending.transfer.file.is_resident(offset)
         };
         if !seen || !self.may_look(device) {
-            let device = self.device(device);
+            let device = self.devices.get(device);
             let get = Get::resume(sending.transfer, sending.request);
             return Next::Disk(device, Box::new(get));
         }

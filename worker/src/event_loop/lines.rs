@@ -16,11 +16,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
     /// Obeys line after line of the sidechannel; answers pile up and are sent together.
-    pub(crate) fn lines(&mut self, key: usize, input: &[u8]) -> Used {
+    pub(super) fn lines(&mut self, key: usize, input: &[u8]) -> Used {
         let mut bytes = 0;
         let next = loop {
             let (line, len) = match line::split(&input[bytes..]) {
                 Line::Whole(line, len) => (line, len),
+                // In a drain who goes on and on has been answered enough.
+                Line::Partial if bytes > 0 && self.drain.has_lasted(self.clock.now()) => {
+                    break self.finish_batch(key, Ending::Lingering);
+                }
                 Line::Partial => break self.after_batch(key, Next::Read, State::idle()),
                 Line::TooLong => {
                     // What was answered before goes out, as far as it does, and to nobody else.
@@ -68,31 +72,31 @@ impl Worker {
     }
 
     /// A digest that has entered fsck's queue leaves it again.
-    pub(crate) fn postpone_line(&mut self, key: usize, heard: Heard, next: Next) -> Next {
+    pub(super) fn postpone_line(&mut self, key: usize, heard: Heard, next: Next) -> Next {
         if matches!(&heard, Heard::Lend(_, op) | Heard::Queue(_, op) if op.is_long()) {
             self.leave_fsck(key);
         }
         self.postpone(key, next)
     }
 
-    pub(crate) fn start_watching(&mut self, key: usize) {
+    pub(super) fn start_watching(&mut self, key: usize) {
         self.conns[key].state = State::Watching;
-        self.watchers.push(key);
-        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+        self.watchers.add(key);
+        self.slot.watchers.store(self.watchers.count() as u32, Relaxed);
         self.next_tick_soon();
     }
 
-    pub(crate) fn stop_watching(&mut self, key: usize) {
-        self.watchers.retain(|watcher| *watcher != key);
-        self.slot.watchers.store(self.watchers.len() as u32, Relaxed);
+    pub(super) fn stop_watching(&mut self, key: usize) {
+        self.watchers.remove(key);
+        self.slot.watchers.store(self.watchers.count() as u32, Relaxed);
     }
 
     /// Sends each watcher its group; those that do not read are dropped.
-    pub(crate) fn send_groups(&mut self) {
-        let sites = 0..self.sites.len() as u8;
+    pub(super) fn send_groups(&mut self) {
+        let sites = 0..self.devices.sites().len() as u8;
         let groups: Vec<Vec<u8>> =
             sites.map(|site| watch::group(self.board, SiteId(site))).collect();
-        for key in self.watchers.clone() {
+        for key in self.watchers.keys() {
             let conn = &mut self.conns[key];
             let sent = conn.send(&groups[usize::from(conn.site.0)], false);
             if sent.is_err() || conn.output.len() > watch::MOST_PENDING {
@@ -102,7 +106,7 @@ impl Worker {
     }
 
     /// A watcher has nothing more to say.
-    pub(crate) fn ignore_input(&mut self, key: usize) -> Next {
+    pub(super) fn ignore_input(&mut self, key: usize) -> Next {
         let conn = &mut self.conns[key];
         conn.state = State::Watching;
         conn.input = Vec::new();
@@ -114,9 +118,9 @@ impl Worker {
     }
 
     /// In fsck's queue: goes on when it is its turn, unless its client has gone.
-    pub(crate) fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
+    pub(super) fn wait_for_turn(&mut self, key: usize, device: Arc<Device>, op: Op) -> Next {
         let conn = &mut self.conns[key];
-        let turn = self.fsck.get(&device.key).is_some_and(|queue| queue.is_turn_of(key));
+        let turn = self.fsck.is_turn_of(device.key, key);
         if turn && !conn.ended {
             return Next::Disk(device, op);
         }

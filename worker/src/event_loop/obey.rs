@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::control::Up;
 use crate::disk::device::Device;
 use crate::disk::operation::Op;
 use crate::disk::path::DevPath;
@@ -16,7 +15,7 @@ use crate::spec::{DeviceKey, SiteId, WorkerId};
 
 /// What became of a line.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(super) enum Heard {
     /// Answered into the worker's output.
     Answered,
     /// A disk thread of this worker answers.
@@ -33,7 +32,7 @@ pub(crate) enum Heard {
 
 impl Worker {
     /// Does what a line says.
-    pub(crate) fn obey_line(&mut self, key: usize, command: Command<'_>) -> Heard {
+    pub(super) fn obey_line(&mut self, key: usize, command: Command<'_>) -> Heard {
         match command {
             Command::Blank => self.say(""),
             Command::Unknown(word) => {
@@ -44,12 +43,12 @@ impl Worker {
             Command::BadPath => self.say("ERROR: uri invalid (contains ..)"),
             Command::Watch => Heard::Watch,
             Command::Shutdown => {
-                self.tell_master(&Up::Shutdown);
+                self.ask_for_shutdown(key);
                 Heard::End
             }
             Command::AioThreads(threads) => {
                 if let Some(threads) = threads {
-                    self.tell_master(&Up::AioThreads { threads });
+                    self.ask_for_threads(threads);
                 }
                 self.say("")
             }
@@ -64,20 +63,14 @@ impl Worker {
         Heard::Answered
     }
 
-    fn tell_master(&self, message: &Up) {
-        if let Err(e) = self.control.send(message, None) {
-            log::error!("control channel: {e}");
-        }
-    }
-
     fn size(&mut self, key: usize, path: DevPath) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some(text) = self.usage_text(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
             let (path, len) = (path.as_str(), text.len());
             return self.say(&format!("{path} {len}"));
         }
         let site = self.conns[key].site;
-        let cached = match self.has_usage(site, &path) {
+        let cached = match self.devices.has_usage(site, &path) {
             true => None,
             false => self.cached_size(site, &path),
         };
@@ -103,19 +96,17 @@ impl Worker {
 
     fn digest(&mut self, key: usize, path: DevPath, kind: Kind, fsck: bool) -> Heard {
         self.slot.note_path(path.as_str().as_bytes());
-        if let Some(text) = self.usage_text(self.conns[key].site, &path) {
+        if let Some((_, text)) = self.devices.usage_at_hand(self.conns[key].site, &path) {
             let digest = digest::of_bytes(kind, text.as_bytes());
             return self.say(&format!("{} {}={digest}", path.as_str(), kind.name()));
         }
         let device = self.device_of(key, &path);
         let heard = self.ask_disk(&device, Box::new(Digest::new(path, kind, fsck)));
         match heard {
-            Heard::Lend(device, op) if fsck => {
-                match self.fsck.entry(device.key).or_default().enter(key) {
-                    true => Heard::Lend(device, op),
-                    false => Heard::Queue(device, op),
-                }
-            }
+            Heard::Lend(device, op) if fsck => match self.fsck.enter(device.key, key) {
+                true => Heard::Lend(device, op),
+                false => Heard::Queue(device, op),
+            },
             heard => heard,
         }
     }
@@ -129,24 +120,22 @@ impl Worker {
     }
 
     /// The device does not answer, or has too much to do.
-    pub(crate) fn say_stalled(&mut self, device: DeviceKey) -> Heard {
+    pub(super) fn say_stalled(&mut self, device: DeviceKey) -> Heard {
         self.slot.errors.fetch_add(1, Relaxed);
         self.say(&format!("ERR device {} stalled", device.devid))
     }
 
     /// There is no thread that could ask the device.
-    pub(crate) fn say_threadless(&mut self, device: DeviceKey) -> Heard {
+    pub(super) fn say_threadless(&mut self, device: DeviceKey) -> Heard {
         self.slot.errors.fetch_add(1, Relaxed);
         self.say(&format!("ERR device {} has no thread", device.devid))
     }
 
     /// A digest for fsck is done, or its connection has gone: the next one's turn, which it takes
     /// when the connection at hand has been seen to.
-    pub(crate) fn leave_fsck(&mut self, key: usize) {
-        let again = &mut self.again;
-        self.fsck.retain(|_, queue| {
-            again.extend(queue.leave(key));
-            !queue.is_empty()
-        });
+    pub(super) fn leave_fsck(&mut self, key: usize) {
+        for next in self.fsck.leave(key) {
+            self.turns.queue(next);
+        }
     }
 }

@@ -11,17 +11,17 @@ use crate::spec::Service;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Pipelined answers are collected up to this size before they are sent.
-pub(crate) const BATCH: usize = 256 * 1024;
+pub(super) const BATCH: usize = 256 * 1024;
 
 /// How the input at hand was used.
-pub(crate) struct Used {
-    pub(crate) bytes: usize,
-    pub(crate) next: Next,
+pub(super) struct Used {
+    pub(super) bytes: usize,
+    pub(super) next: Next,
 }
 
 impl Worker {
     /// Answers all requests that are there.
-    pub(crate) fn read_requests(&mut self, key: usize, scan: HeadScan) -> Next {
+    pub(super) fn read_requests(&mut self, key: usize, scan: HeadScan) -> Next {
         let mut input = std::mem::take(&mut self.conns[key].input);
         if !input.is_empty() {
             // A partial head that was looked at before has nothing new unless something is read.
@@ -57,13 +57,14 @@ impl Worker {
     }
 
     /// Reads more of a head that is there in part.
-    pub(crate) fn read_behind(&mut self, key: usize) -> Next {
+    pub(super) fn read_behind(&mut self, key: usize) -> Next {
         let mut scratch = std::mem::take(&mut self.scratch);
         let conn = &mut self.conns[key];
         let next = match conn.read(&mut scratch) {
             Read::Some(n) => {
                 conn.input.extend_from_slice(&scratch[..n]);
-                Next::Again
+                // As in `read_requests`: one whose pieces never end with a request's end, too.
+                if conn.readable { Next::Later } else { Next::Again }
             }
             Read::Nothing => Next::Read,
             Read::End | Read::Broken => Next::Close,
@@ -73,7 +74,7 @@ impl Worker {
     }
 
     /// Parses and serves request after request; answers pile up and are sent together.
-    pub(crate) fn requests(&mut self, key: usize, input: &[u8], mut scan: HeadScan) -> Used {
+    pub(super) fn requests(&mut self, key: usize, input: &[u8], mut scan: HeadScan) -> Used {
         if self.conns[key].service == Service::Mgmt {
             return self.lines(key, input);
         }
@@ -103,54 +104,62 @@ impl Worker {
             if !matches!(served, Served::Move(_)) {
                 self.slot.requests.fetch_add(1, Relaxed);
             }
-            match served {
-                Served::Answered(true) if self.out.len() < BATCH => bytes += len,
-                Served::Answered(true) => {
-                    bytes += len;
-                    break self.after_batch(key, Next::Later, State::idle());
-                }
-                Served::Answered(false) => {
-                    let clean = behind.is_empty() && request.body == Body::None;
-                    bytes = input.len();
-                    let ending = if clean { Ending::Plain } else { Ending::Lingering };
-                    break self.finish_batch(key, ending);
-                }
-                Served::Refused => {
-                    bytes = input.len();
-                    break self.finish_batch(key, Ending::Lingering);
-                }
-                Served::Discard(discard) => {
-                    bytes += len;
-                    break self.after_batch(key, Next::Again, State::Discarding(discard));
-                }
-                Served::Send(sending) => {
-                    bytes += len;
-                    break self.after_batch(key, Next::Again, State::Sending(sending));
-                }
-                Served::Lend(device, op) => match self.send_batch(key) {
-                    Next::Again => {
-                        // A PUT has taken all that follows its head.
-                        bytes = if op.has_input() { input.len() } else { bytes + len };
-                        break Next::Disk(device, op);
-                    }
-                    next => break self.postpone(key, next),
-                },
-                Served::Move(owner) => match self.send_batch(key) {
-                    Next::Again => break Next::HandOver(owner),
-                    next => break self.postpone(key, next),
-                },
+            if matches!(served, Served::Answered(true)) && self.out.len() < BATCH {
+                bytes += len;
+                continue;
             }
+            let clean = behind.is_empty() && request.body == Body::None;
+            let used = self.after_request(key, served, len, rest.len(), clean);
+            bytes += used.bytes;
+            break used.next;
+        };
+        Used { bytes, next }
+    }
+
+    /// What follows a request, which stands for the last one of a batch. It takes `len` bytes of
+    /// the input, of which `all` are left. `clean`: nothing of the peer's is left behind it.
+    fn after_request(
+        &mut self,
+        key: usize,
+        served: Served,
+        len: usize,
+        all: usize,
+        clean: bool,
+    ) -> Used {
+        let (bytes, next) = match served {
+            Served::Answered(true) => (len, self.after_batch(key, Next::Later, State::idle())),
+            Served::Answered(false) => {
+                let ending = if clean { Ending::Plain } else { Ending::Lingering };
+                (all, self.finish_batch(key, ending))
+            }
+            Served::Refused => (all, self.finish_batch(key, Ending::Lingering)),
+            Served::Discard(discard) => {
+                (len, self.after_batch(key, Next::Again, State::Discarding(discard)))
+            }
+            Served::Send(sending) => {
+                (len, self.after_batch(key, Next::Again, State::Sending(sending)))
+            }
+            Served::Lend(device, op) => match self.send_batch(key) {
+                // A PUT has taken all that follows its head.
+                Next::Again if op.has_input() => (all, Next::Disk(device, op)),
+                Next::Again => (len, Next::Disk(device, op)),
+                next => (0, self.postpone(key, next)),
+            },
+            Served::Move(owner) => match self.send_batch(key) {
+                Next::Again => (0, Next::HandOver(owner)),
+                next => (0, self.postpone(key, next)),
+            },
         };
         Used { bytes, next }
     }
 
     /// Earlier answers must go first: the request is read again when they are through.
-    pub(crate) fn postpone(&mut self, key: usize, next: Next) -> Next {
+    pub(super) fn postpone(&mut self, key: usize, next: Next) -> Next {
         self.conns[key].state = State::idle();
         next
     }
 
-    pub(crate) fn after_batch(&mut self, key: usize, next: Next, state: State) -> Next {
+    pub(super) fn after_batch(&mut self, key: usize, next: Next, state: State) -> Next {
         let more = matches!(state, State::Sending(_));
         self.conns[key].state = state;
         let sent = self.send_output(key, more);
@@ -164,19 +173,19 @@ impl Worker {
         sent
     }
 
-    pub(crate) fn finish_batch(&mut self, key: usize, ending: Ending) -> Next {
+    pub(super) fn finish_batch(&mut self, key: usize, ending: Ending) -> Next {
         let conn = &mut self.conns[key];
         conn.closing = Some(ending);
         conn.state = State::idle();
         self.send_batch(key)
     }
 
-    pub(crate) fn send_batch(&mut self, key: usize) -> Next {
+    pub(super) fn send_batch(&mut self, key: usize) -> Next {
         self.send_output(key, false)
     }
 
     /// Sends the collected answers. `Again`: all of them went.
-    pub(crate) fn send_output(&mut self, key: usize, more: bool) -> Next {
+    pub(super) fn send_output(&mut self, key: usize, more: bool) -> Next {
         if self.out.is_empty() {
             return Next::Again;
         }

@@ -5,9 +5,11 @@ use std::ffi::OsStr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
 use crate::disk::shortage;
 use crate::event_loop::Worker;
+use crate::spec::{DeviceKey, SiteId};
 
 /// An answer buffer that grew beyond this is given back.
 const LARGE_OUTPUT: usize = 512 * 1024;
@@ -15,25 +17,26 @@ const LARGE_OUTPUT: usize = 512 * 1024;
 const TICK_MS: u64 = 250;
 /// A drain looks this often whether it is over.
 const DRAIN_TICK_MS: u64 = 20;
-/// A loop without work still shows that it is alive.
-pub(crate) const HEARTBEAT_MS: u64 = 1000;
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
-/// Disks are read this long before the groups go out.
-const READ_AHEAD_MS: u64 = 50;
+/// The same when the worker goes: a connection whose answer is sent does not hold it up.
+const LAST_LINGER: Duration = Duration::from_millis(500);
 const INTERVAL_VARIABLE: &str = "MOG_DISK_USAGE_INTERVAL";
 /// Usage files are written this often, unless the environment says otherwise.
 const USAGE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Looks after everything that has a time.
-    pub(crate) fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         let monotonic = self.clock.monotonic();
-        self.next_tick = self.clock.now() + if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
+        let ahead = if self.is_quiet() { HEARTBEAT_MS } else { TICK_MS };
+        self.turns.set_tick(self.clock.now() + ahead);
         self.slot.heartbeat.store(monotonic, Relaxed);
         self.keep_watch(monotonic);
         self.expire();
+        self.say_unsaid();
         self.watch_devices();
+        self.inbox.note_room(); // Something may have been closed elsewhere.
         self.resume_listeners();
         self.even_out();
         shortage::tell();
@@ -43,7 +46,7 @@ impl Worker {
         if self.out.capacity() > LARGE_OUTPUT {
             self.out = Vec::new();
         }
-        if self.drain.is_some() {
+        if self.drain.is_on() {
             self.close_idle();
             self.tick_in(DRAIN_TICK_MS);
         }
@@ -53,54 +56,54 @@ impl Worker {
     /// shortly before.
     fn keep_watch(&mut self, monotonic: u64) {
         if self.must_measure() {
-            if monotonic >= self.next_reading {
-                self.measure();
-                self.next_reading =
-                    (monotonic + READ_AHEAD_MS) / 1000 * 1000 + 1000 - READ_AHEAD_MS;
+            if self.clerk.reading_is_due(monotonic) {
+                self.clerk.measure(self.board, monotonic);
             }
-            self.tick_in(self.next_reading.saturating_sub(monotonic));
+            self.tick_in(self.clerk.until_reading(monotonic));
         }
-        if !self.watchers.is_empty() {
-            if monotonic >= self.next_group {
-                let first = self.next_group == 0;
-                self.next_group = monotonic / 1000 * 1000 + 1000;
-                if !first {
-                    self.send_groups();
-                }
-            }
-            self.tick_in(self.next_group.saturating_sub(monotonic));
-        } else {
-            self.next_group = 0;
+        if self.watchers.is_due(monotonic) {
+            self.send_groups();
+        }
+        if let Some(ahead) = self.watchers.until_due(monotonic) {
+            self.tick_in(ahead);
         }
     }
 
-    fn tick_in(&mut self, millis: u64) {
-        self.next_tick = self.next_tick.min(self.clock.now() + millis.min(1000));
+    /// True when this worker measures and somebody watches, on whichever worker.
+    fn must_measure(&self) -> bool {
+        let first = DeviceKey { site: SiteId(0), devid: 0 };
+        self.devices.owner(first) == self.id
+            && self.board.live_workers().any(|(_, slot)| slot.watchers.load(Relaxed) > 0)
+    }
+
+    pub(super) fn tick_in(&mut self, millis: u64) {
+        self.turns.tick_in(millis, self.clock.now());
     }
 
     /// Something has begun that the stall clock must see.
-    pub(crate) fn next_tick_soon(&mut self) {
-        self.next_tick = self.next_tick.min(self.clock.now() + TICK_MS);
+    pub(super) fn next_tick_soon(&mut self) {
+        self.tick_in(TICK_MS);
     }
 
     /// Nothing waits with a deadline short of the heartbeat.
     fn is_quiet(&self) -> bool {
         let timed = [Wait::Head, Wait::Body, Wait::Linger];
-        self.drain.is_none()
-            && self.used.is_empty()
+        !self.drain.is_on()
+            && self.dirs.is_empty()
             && self.files.is_empty()
-            && self.pools.values().all(|pool| pool.in_flight() == 0)
+            && self.devices.are_idle()
             && timed.iter().all(|wait| self.timers.oldest(*wait).is_none())
             && self.settings.idle_timeout.is_zero()
     }
 
     fn expire(&mut self) {
         let settings = &self.settings;
+        let linger = if self.drain.is_on() { LAST_LINGER } else { LINGER };
         let limits = [
             (Wait::Idle, settings.idle_timeout),
             (Wait::Head, settings.header_timeout),
             (Wait::Body, settings.body_timeout),
-            (Wait::Linger, LINGER),
+            (Wait::Linger, linger),
         ];
         for (wait, limit) in limits {
             let limit = limit.as_millis() as u64;
@@ -118,7 +121,7 @@ impl Worker {
 }
 
 /// `MOG_DISK_USAGE_INTERVAL`, in seconds.
-pub(crate) fn usage_interval() -> Duration {
+pub(super) fn usage_interval() -> Duration {
     let text = std::env::var_os(INTERVAL_VARIABLE);
     text.and_then(|text| seconds(&text)).map_or(USAGE_INTERVAL, Duration::from_secs)
 }

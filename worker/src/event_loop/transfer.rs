@@ -2,8 +2,6 @@
 //! takes none.
 
 use crate::clients::conn::{Ending, State};
-use crate::clients::inbox;
-use crate::disk::device::Device;
 use crate::event_loop::Worker;
 use crate::event_loop::advance::Next;
 use crate::event_loop::serve::Served;
@@ -13,36 +11,28 @@ use crate::http::refuse::Refused;
 use crate::sidechannel::line::{self, Command, Line};
 use crate::spec::{Service, WorkerId};
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Worker {
     /// Sends the connection, with its unread input, to the worker that owns its next device.
-    pub(crate) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
+    pub(super) fn hand_over(&mut self, key: usize, owner: WorkerId) -> bool {
         let conn = &self.conns[key];
-        let Some(inbox) = self.peers.get(&owner) else {
+        if !self.neighbours.knows(owner) {
             self.conns[key].state = State::idle();
             return true; // Retired since it was chosen: served here.
-        };
+        }
         self.unwatch(conn);
-        let target = self.board.worker(owner);
-        target.inbox_pending.fetch_add(1, Relaxed);
-        match inbox::send_connection(inbox.as_fd(), conn.fd(), conn.service, conn.site, &conn.input)
-        {
+        match self.neighbours.send(owner, &conn.as_passenger(&conn.input)) {
             Ok(()) => {
-                self.slot.handed_over.fetch_add(1, Relaxed);
                 self.close(key);
                 false
             }
-            Err(e) => {
-                target.inbox_pending.fetch_sub(1, Relaxed);
-                self.keep_unmoved(key, owner, &e)
-            }
+            Err(e) => self.keep_unmoved(key, owner, &e),
         }
     }
 
     /// The owner takes no connection. True: it is served here instead.
-    pub(crate) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
+    pub(super) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
         if let Err(e) = self.watch_conn(key) {
             log::error!("cannot watch a connection: {e}");
             self.close(key);
@@ -58,13 +48,13 @@ impl Worker {
             return self.answer_unmoved(key);
         }
         log::debug!("worker {owner} has gone: {why}");
-        self.peers.remove(&owner);
+        self.neighbours.remove(owner);
         self.conns[key].state = State::idle();
         true
     }
 
     /// The owner's inbox is full: the request at the front of the input is answered 503.
-    pub(crate) fn answer_unmoved(&mut self, key: usize) -> bool {
+    pub(super) fn answer_unmoved(&mut self, key: usize) -> bool {
         if self.conns[key].service == Service::Mgmt {
             return self.answer_unmoved_line(key);
         }
@@ -76,7 +66,7 @@ impl Worker {
                 self.conns[key].input = input;
                 self.slot.requests.fetch_add(1, Relaxed);
                 let status = answer::Status::ServiceUnavailable503;
-                match self.refuse(&request, Refused { status, close: false }, last) {
+                match self.refuse(key, &request, Refused { status, close: false }, last) {
                     Served::Answered(true) => self.after_batch(key, Next::Again, State::idle()),
                     Served::Discard(discard) => {
                         self.conns[key].state = State::Discarding(discard);
@@ -90,12 +80,12 @@ impl Worker {
         self.act(key, next)
     }
 
-    pub(crate) fn answer_unmoved_line(&mut self, key: usize) -> bool {
+    pub(super) fn answer_unmoved_line(&mut self, key: usize) -> bool {
         let mut input = std::mem::take(&mut self.conns[key].input);
         let next = match line::split(&input) {
             Line::Whole(line, len) => {
                 if let Command::Size(path) | Command::Digest { path, .. } = line::parse(line) {
-                    let device = Device::key_of(self.conns[key].site, &path);
+                    let device = path.key(self.conns[key].site);
                     self.say_stalled(device);
                 }
                 input.drain(..len);

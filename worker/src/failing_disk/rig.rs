@@ -7,22 +7,21 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use mio::unix::SourceFd;
-use mio::{Interest, Poll, Token, Waker};
+use mio::{Interest, Poll, Token};
 use nix::poll::{PollFd, PollFlags, poll};
 use tempfile::TempDir;
 
-use crate::disk::completions::{Completions, Socket};
+use crate::disk::completions::Socket;
 use crate::disk::device::Device;
 use crate::disk::loan::{Loan, Style};
 use crate::disk::on_disk::OnDisk;
-use crate::disk::operation::{Answered, Host, Op, Outcome};
+use crate::disk::operation::{Answered, Op, Outcome};
 use crate::disk::pool::{Job, Progress};
 use crate::disk::work::{Borrowed, Context, Work};
 use crate::event_loop::FIRST_CONN;
@@ -32,7 +31,6 @@ use crate::http::put::Put;
 use crate::scoreboard::Scoreboard;
 use crate::spec::{DeviceKey, Fsync, SiteId, WorkerId};
 use crate::sys::disk::faults::{self, Fault};
-use crate::sys::socket;
 
 const KEY: DeviceKey = DeviceKey { site: SiteId(0), devid: 1 };
 
@@ -85,15 +83,8 @@ impl Rig {
         let docroot = tempfile::tempdir_in(below).unwrap();
         fs::create_dir(docroot.path().join("dev1")).unwrap();
         let (board, poll) = (Scoreboard::new().unwrap(), Poll::new().unwrap());
-        let host = Host {
-            slot: board.worker(WorkerId(0)),
-            board,
-            draining: AtomicBool::new(false),
-            fsync,
-            epoll: socket::duplicate(poll.registry()).unwrap(),
-        };
-        let completions = Completions::new(Waker::new(poll.registry(), Token(0)).unwrap());
-        let context = Context { host, completions, docroots: OnceLock::new() };
+        let (id, waker) = (WorkerId(0), Token(0));
+        let context = Context::new(board, id, fsync, poll.registry(), waker).unwrap();
         Rig { docroot, context: Arc::new(context), poll, anonymous }
     }
 
@@ -144,8 +135,9 @@ impl Rig {
         loop {
             let loan = Arc::new(Loan::new(KEY, Style::Http(false), op.stage(), 0, false));
             let (peer, socket) = (([127, 0, 0, 1], 1).into(), Arc::clone(&socket));
-            let (key, token, more_input) = (0, FIRST_CONN, false);
-            let lent = Borrowed { key, token, socket: Arc::clone(&socket), peer, more_input, loan };
+            let (token, more_input) = (FIRST_CONN, false);
+            let lent =
+                Borrowed { key: 0, token, socket: Arc::clone(&socket), peer, more_input, loan };
             let (device, context) = (Arc::clone(&device), Arc::clone(&self.context));
             let mut work = Some(Work::for_connection(lent, device, context, op));
             while let Some(now) = work.take() {

@@ -10,6 +10,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Which.
+    pub signal: Signal,
+    /// The process that sent it, 0 if it cannot be seen from here, and its user; `None`: the kernel.
+    pub sender: Option<(u32, u32)>,
+}
+
 impl Signals {
     /// Blocks `signals` in the calling thread, and in those it starts, and opens their descriptor.
     pub fn new(signals: &[Signal]) -> io::Result<Signals> {
@@ -19,14 +28,21 @@ impl Signals {
         Ok(Signals(SignalFd::with_flags(&set, flags)?))
     }
 
-    /// The next signal that is pending, if any. SIGWINCH counts only when a process sent it: the
-    /// kernel sends it to whatever runs in a terminal whose window changes its size.
+    /// The next signal that is pending, if any.
     pub fn next(&self) -> Option<Signal> {
+        self.receive().map(|received| received.signal)
+    }
+
+    /// The next signal that is pending, if any, and who sent it. SIGWINCH counts only when a process sent it: the
+    /// kernel sends it to whatever runs in a terminal whose window changes its size.
+    pub fn receive(&self) -> Option<Received> {
         loop {
             let info = self.0.read_signal().ok().flatten()?;
             let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
-            if signal != Signal::SIGWINCH || info.ssi_code != libc::SI_KERNEL {
-                return Some(signal);
+            let by_kernel = info.ssi_code == libc::SI_KERNEL;
+            if signal != Signal::SIGWINCH || !by_kernel {
+                let sender = (!by_kernel).then_some((info.ssi_pid, info.ssi_uid));
+                return Some(Received { signal, sender });
             }
         }
     }

@@ -38,6 +38,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
     }
 }
 
+/// True when bytes of the peer are there and have not been read.
+pub fn has_input(socket: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], flags).is_ok_and(|n| n > 0)
+}
+
 /// Receives what is there now. 0: the peer has shut down its writing side.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
@@ -74,9 +80,34 @@ pub fn receive_with_fd(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
+    let (len, fd, _) = receive_packet(socket, buffer, MsgFlags::empty())?;
+    Ok((len, fd))
+}
+
+/// The same where there may be no room for a descriptor, which would be lost. `EMFILE`: there is
+/// none, and the packet is still there. One more system call.
+pub fn receive_with_fd_or_leave(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let (len, fd, lost) = receive_packet(socket, buffer, MsgFlags::MSG_PEEK)?;
+    if lost {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
+    // The descriptor is there: the packet goes, with its own.
+    receive(socket, &mut [])?;
+    Ok((len, fd))
+}
+
+/// The length of a packet, its descriptor, and whether that did not fit.
+fn receive_packet(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    more: MsgFlags,
+) -> io::Result<(usize, Option<OwnedFd>, bool)> {
     let mut control = nix::cmsg_space!(RawFd);
     let mut parts = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT | more;
     let packet = loop {
         match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags) {
             Err(nix::Error::EINTR) => {}
@@ -84,8 +115,10 @@ pub fn receive_with_fd(
             Ok(packet) => break packet,
         }
     };
+    let lost = packet.flags.contains(MsgFlags::MSG_CTRUNC);
     let mut fd = None;
-    for message in packet.cmsgs()? {
+    // nix refuses to look at what was cut; a descriptor for which there was no room is not there.
+    for message in packet.cmsgs().into_iter().flatten() {
         if let ControlMessageOwned::ScmRights(fds) = message {
             fd = fds.first().map(|&raw| adopt(raw));
         }
@@ -93,7 +126,7 @@ pub fn receive_with_fd(
     if packet.flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "packet longer than the buffer"));
     }
-    Ok((packet.bytes, fd))
+    Ok((packet.bytes, fd, lost))
 }
 
 /// Adds a listening socket to an epoll set so that one connection wakes one of the processes

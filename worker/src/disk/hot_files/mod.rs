@@ -7,21 +7,19 @@
 //! for most of a second. The clock's work gives up what does not count soon after: an open file
 //! keeps the blocks of a removed one, and a disk mounted.
 
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+mod content;
+mod open_file;
+mod recent;
 
-use nix::sys::stat::FileStat;
+use std::sync::Arc;
+
 use slab::Slab;
 
-use crate::clock::{self, HttpDate};
-use crate::disk::disk_fd::DiskFd;
-use crate::disk::harmless;
-use crate::disk::on_disk::OnDisk;
+pub use open_file::{Facts, OpenFile};
+use recent::Recent;
+
 use crate::disk::path::DevPath;
-use crate::scoreboard::Mark;
 use crate::spec::SiteId;
-use crate::sys::file::View;
 
 /// Milliseconds that a file counts. It is closed at the next tick, less than a second after it was
 /// opened. The device's directory, which is of no use meanwhile, is let go after a second: until
@@ -31,13 +29,6 @@ const LIFE_MS: u64 = 750;
 const WAYS: usize = 8;
 /// Most files kept, whatever the process may open.
 const MOST: usize = 2048;
-/// Content up to this size is remembered, 16 MiB in all: it is neither looked for in the page cache
-/// nor read from there each time.
-const REMEMBERED: usize = 8 * 1024;
-/// A file that has not changed for so long cannot change again without another time.
-const SETTLED_SECONDS: i64 = 2;
-/// Sets of paths asked for lately, so that only a second request makes a file stay.
-const RECENT_SETS: usize = 1024;
 
 /// A part of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,60 +39,12 @@ pub struct Extent {
     pub len: u64,
 }
 
-/// What an answer depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// In bytes.
-    pub size: u64,
-    /// In seconds since 1970.
-    pub modified: i64,
-    /// Not a folder, a FIFO or the like.
-    pub regular: bool,
-}
-
-impl From<&FileStat> for Facts {
-    fn from(stat: &FileStat) -> Facts {
-        Facts {
-            size: stat.st_size as u64,
-            modified: stat.st_mtime,
-            regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
-        }
-    }
-}
-
-/// An open file with what was found out about it.
-#[derive(Debug)]
-#[repr(C)]
-pub struct OpenFile {
-    // What is compared at each use comes first, together.
-    fd: DiskFd,
-    times: Times,
-    /// What answers need to know.
-    pub facts: Facts,
-    last_modified: HttpDate,
-    content: OnceLock<Box<[u8]>>,
-    /// Its owner's user number.
-    pub owner: u32,
-    /// [`crate::disk::device_dir::Traits`] has it.
-    pub sends_unlocked: bool,
-    mark: Option<Mark>,
-    view: OnceLock<Option<View>>,
-}
-
-/// When content and inode changed last, to the nanosecond.
-type Times = [i64; 4];
-
-fn times(stat: &FileStat) -> Times {
-    [stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec]
-}
-
 /// The files that are kept.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     entries: Slab<Entry>,
     sets: Vec<[Place; WAYS]>,
-    /// Parts of the hashes of paths asked for lately, the latest first; 0 where there is none.
-    recent: Vec<[u16; WAYS]>,
+    recent: Recent,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,121 +71,13 @@ pub(crate) struct Dropped {
     pub(crate) file: Arc<OpenFile>,
 }
 
-impl OpenFile {
-    /// `mark`: taken before the file was opened; `None` where changes are not counted.
-    pub fn new(fd: DiskFd, stat: &FileStat, mark: Option<Mark>, sends_unlocked: bool) -> OpenFile {
-        let (facts, owner, times) = (Facts::from(stat), stat.st_uid, times(stat));
-        let last_modified = HttpDate::from_unix(facts.modified);
-        let (view, content) = Default::default();
-        OpenFile { fd, facts, last_modified, owner, sends_unlocked, times, mark, view, content }
-    }
-
-    /// What the head of an answer is made from.
-    pub fn described(&self) -> (Facts, &HttpDate) {
-        (self.facts, &self.last_modified)
-    }
-
-    /// True when no worker has changed it since, so that closing it frees no blocks.
-    fn is_unchanged(&self) -> bool {
-        self.mark.is_some_and(|mark| mark.stands())
-    }
-
-    /// True when it has a name and is what it was when it was opened.
-    fn is_as_it_was(&self) -> bool {
-        harmless::stat(&self.fd).is_ok_and(|stat| self.is_like(&stat) && stat.st_nlink > 0)
-    }
-
-    fn is_like(&self, stat: &FileStat) -> bool {
-        Facts::from(stat) == self.facts && times(stat) == self.times
-    }
-
-    /// Whether a part of it, and what is behind it up to the end, is in the page cache, as far as
-    /// can be told: [`harmless::is_cached`].
-    pub fn is_cached(&self, offset: u64) -> Option<bool> {
-        harmless::is_cached(&self.fd, offset, self.facts.size)
-    }
-
-    /// Whether it is in the page cache and up to date from `offset` to its end:
-    /// [`View::is_resident`] has the conditions.
-    pub fn is_resident(&self, offset: u64) -> bool {
-        let view = self.view.get_or_init(|| harmless::view(&self.fd, self.facts.size));
-        let len = self.facts.size.saturating_sub(offset);
-        view.as_ref().is_some_and(|view| view.is_resident(offset, len))
-    }
-
-    /// A part of its content, if that is remembered. It counts as long as the file is as it was.
-    pub fn remembered(&self, part: Extent) -> Option<&[u8]> {
-        let end = part.offset.checked_add(part.len)?;
-        self.content.get()?.get(part.offset as usize..end as usize)
-    }
-
-    /// Remembers its whole content, which was just read, if it is small. The times tell of each
-    /// later change when they are older than the coarsest clock of a filesystem.
-    pub fn remember(&self, content: &[u8]) {
-        let now = clock::unix_time().as_secs() as i64;
-        let [modified, _, changed, _] = self.times;
-        let is_old = modified.max(changed) + SETTLED_SECONDS < now;
-        if is_old && content.len() <= REMEMBERED && content.len() as u64 == self.facts.size {
-            self.content.get_or_init(|| content.into());
-        }
-    }
-
-    /// Reads in the loop what [`OpenFile::is_cached`].
-    pub fn read_cached(&self, into: &mut Vec<u8>, len: usize, offset: u64) -> io::Result<usize> {
-        harmless::read(&self.fd, into, len, offset)
-    }
-
-    /// Sends from the loop what [`OpenFile::is_resident`].
-    pub fn send_resident(
-        &self,
-        to: BorrowedFd<'_>,
-        offset: u64,
-        count: usize,
-    ) -> io::Result<usize> {
-        harmless::send(to, &self.fd, offset, count)
-    }
-
-    /// The descriptor, for who may wait.
-    pub fn get(&self, on: &OnDisk) -> BorrowedFd<'_> {
-        self.fd.get(on)
-    }
-
-    /// pread(2).
-    pub fn read_at(&self, on: &OnDisk, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.fd.read_at(on, buffer, offset)
-    }
-
-    /// Closes it in the loop, a moment after it was opened, if that frees nothing. The error gives
-    /// it back: a disk thread must.
-    pub fn close_fresh(self) -> Result<(), DiskFd> {
-        match self.is_unchanged() {
-            true => {
-                harmless::close_unchanged(self.fd);
-                Ok(())
-            }
-            false => self.close_kept(),
-        }
-    }
-
-    /// The same for one that has been open long enough to be removed by hand.
-    pub fn close_kept(self) -> Result<(), DiskFd> {
-        let OpenFile { fd, facts, times: known, .. } = self;
-        harmless::close(fd, |stat| Facts::from(stat) == facts && times(stat) == known)
-    }
-
-    /// The descriptor, to be closed where that may take its time.
-    pub fn into_fd(self) -> DiskFd {
-        self.fd
-    }
-}
-
 impl OpenFiles {
     /// Room for an eighth of the descriptors that the process may have: RLIMIT_NOFILE, getrlimit(2).
     /// Where they are very few, connections need all of them.
     pub(crate) fn new(descriptors: u64) -> OpenFiles {
         let most = (descriptors / 8).min(MOST as u64) as usize;
         let sets = vec![[Place::default(); WAYS]; most / WAYS];
-        OpenFiles { entries: Slab::new(), sets, recent: vec![[0; WAYS]; RECENT_SETS] }
+        OpenFiles { entries: Slab::new(), sets, recent: Recent::new() }
     }
 
     /// The file of a path, if it is kept and still counts.
@@ -266,7 +101,7 @@ impl OpenFiles {
         now: u64,
     ) -> Option<Dropped> {
         let hash = path.hash();
-        if self.sets.is_empty() || !self.was_asked_for(hash) {
+        if self.sets.is_empty() || !self.recent.was_asked_for(hash) {
             return None;
         }
         let set = self.set_of(hash);
@@ -306,18 +141,6 @@ impl OpenFiles {
     /// True when none is kept.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
-    }
-
-    /// Notes a request, and tells whether there was one not long ago.
-    fn was_asked_for(&mut self, hash: u64) -> bool {
-        let tag = tag_of(hash);
-        let set = &mut self.recent[hash as usize % RECENT_SETS];
-        let known = set.contains(&tag);
-        if !known {
-            set.rotate_right(1);
-            set[0] = tag;
-        }
-        known
     }
 
     fn find(&self, site: SiteId, path: &DevPath, hash: u64) -> Option<(usize, usize)> {
@@ -363,11 +186,14 @@ fn tag_of(hash: u64) -> u16 {
 mod tests {
     use std::collections::HashSet;
     use std::fs::File;
+    use std::io;
     use std::time::UNIX_EPOCH;
 
     use nix::sys::stat::fstat;
 
     use super::*;
+    use crate::disk::disk_fd::DiskFd;
+    use crate::disk::on_disk::OnDisk;
     use crate::scoreboard::Scoreboard;
     use crate::spec::{DeviceKey, WorkerId};
 

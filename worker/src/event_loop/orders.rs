@@ -1,0 +1,49 @@
+//! What the master says, and signals.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::sys::signal::Signal;
+
+use crate::control::Down;
+use crate::event_loop::Worker;
+use crate::spec::WorkerId;
+
+impl Worker {
+    pub(super) fn take_messages(&mut self) {
+        loop {
+            match self.control.receive::<Down>() {
+                Ok(Some((message, fd))) => self.obey(message, fd),
+                Ok(None) => return self.master_gone(),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    log::error!("control channel: {e}");
+                }
+                Err(_) => return self.master_gone(),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
+        match message {
+            Down::Drain => self.begin_drain(),
+            Down::AioThreads { threads } => self.set_threads(threads),
+            Down::ReopenLogs => {}
+            Down::Accept => self.accept_pending(),
+            Down::Peer { worker } => {
+                if let Some(inbox) = fd {
+                    self.neighbours.add(WorkerId(worker), inbox);
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            // An interrupt from the terminal reaches the master too, which decides.
+            if signal != Signal::SIGINT {
+                self.begin_drain();
+            }
+        }
+    }
+}

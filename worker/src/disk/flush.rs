@@ -80,8 +80,11 @@ impl<'a> Flush<'a> {
         }
         match self.mode {
             Fsync::Off => Ok(()),
-            Fsync::Batch if self.is_ordered(on, file)? => {
+            Fsync::Batch => {
                 let filesystem = file.stat(on).in_call("fstat")?.st_dev;
+                if !self.is_ordered(on, file, filesystem) {
+                    return self.flush_data(on, file);
+                }
                 self.coming.replace(Some(Lane::of(filesystem).announce()));
                 self.progress.touch();
                 let mut done = Ok(());
@@ -89,11 +92,13 @@ impl<'a> Flush<'a> {
                 self.progress.stand_aside(&mut || done = file::write_out(file.get(on)));
                 done.in_call("sync_file_range")
             }
-            Fsync::File | Fsync::Batch => {
-                self.progress.touch();
-                fdatasync(file.get(on)).in_call("fdatasync")
-            }
+            Fsync::File => self.flush_data(on, file),
         }
+    }
+
+    fn flush_data(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
+        self.progress.touch();
+        fdatasync(file.get(on)).in_call("fdatasync")
     }
 
     /// After it has got its name. `made`: the folders in which there are new folders.
@@ -140,7 +145,7 @@ impl<'a> Flush<'a> {
     fn share(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
         let filesystem = file.stat(on).in_call("fstat")?.st_dev;
         let (call, flush): (_, fn(BorrowedFd<'_>) -> nix::Result<()>) =
-            match self.is_ordered(on, file)? {
+            match self.is_ordered(on, file, filesystem) {
                 true => ("fsync", commit_all),
                 false => ("syncfs", sync_all),
             };
@@ -151,14 +156,12 @@ impl<'a> Flush<'a> {
     }
 
     /// The same answer for all that one operation does: a file and its folder are on one filesystem.
-    fn is_ordered(&self, on: &OnDisk, file: &DiskFd) -> Result<bool, Failed> {
-        if let Some(known) = self.ordered.get() {
-            return Ok(*known);
-        }
-        disk::may_begin("fstatfs").in_call("fstatfs")?;
-        let number = file.stat(on).in_call("fstat")?.st_dev;
-        let known = journal::keeps_order(fstatfs(file.get(on)), number).in_call("fstatfs")?;
-        Ok(*self.ordered.get_or_init(|| known))
+    /// What cannot be told stops nobody: then it is not, and what flushes it has the error too.
+    fn is_ordered(&self, on: &OnDisk, file: &DiskFd, filesystem: u64) -> bool {
+        *self.ordered.get_or_init(|| {
+            let known = disk::may_begin("fstatfs").and_then(|()| fstatfs(file.get(on)));
+            journal::keeps_order(known, filesystem)
+        })
     }
 }
 

@@ -18,7 +18,7 @@
 //! | | close of a duplicate (only where the filesystem says something then) | refused |
 //! | | fdatasync, before the name | refused |
 //! | | symlinkat, linkat, renameat | refused; linkat: `EEXIST` means that a file is replaced |
-//! | | fsync of a file or of folders, syncfs, read-only by then, after the name | 500; the new file is there, on disk or not |
+//! | | fsync of folders, syncfs, read-only by then, after the name | 500; the new file is there, on disk or not |
 //! | | unlinkat of a temporary name | none: it is swept when the device is opened next |
 //! | DELETE | openat2, unlinkat | refused |
 //! | | fsync of the folder, syncfs | 500; the name is gone, on disk or not |
@@ -213,7 +213,7 @@ impl Incoming {
         if let Place::Named(temporary) = self.place {
             temporary.is_taken();
         }
-        flush.after_put(on, &self.file, &folder, &above).map(|()| None)
+        flush.after_put(on, &folder, &above).map(|()| None)
     }
 }
 

@@ -6,11 +6,12 @@
 //! where the old one was. With `file` fdatasync comes before the name.
 //!
 //! With `batch`, where the [journal] keeps things in order, the data is written out first and not
-//! flushed. After the name, one of those who share changes a time of its file and has fsync(2) make
+//! flushed. After the name, one of those who share changes a time of its folder and has fsync(2) make
 //! that safe, which commits the journal with all that was done before: sizes, folders and names of
 //! all of them. It is one commit and writes nobody else's data. syncfs(2) does, and on ext4 commits
-//! up to twice: before and after it writes data. Elsewhere fdatasync comes before the name, and a
-//! syncfs that all share after it.
+//! up to twice: before and after it writes data. It is what remains for who has written a file in
+//! place and has no folder. Elsewhere fdatasync comes before the name, and a syncfs that all share
+//! after it.
 //!
 //! Without a journal (ext2, ext4 made so) a power cut may cost a name whatever was flushed.
 //! Disk threads only.
@@ -105,13 +106,12 @@ impl<'a> Flush<'a> {
     pub fn after_put(
         &self,
         on: &OnDisk,
-        file: &DiskFd,
         folder: &DiskFd,
         made: &[(Arc<DeviceDir>, CString)],
     ) -> Result<(), Failed> {
         match self.mode {
             Fsync::Off => Ok(()),
-            Fsync::Batch => self.share(on, file),
+            Fsync::Batch => self.share(on, folder, true),
             Fsync::File => {
                 self.progress.touch();
                 fsync(folder.get(on)).in_call("fsync")?;
@@ -129,7 +129,7 @@ impl<'a> Flush<'a> {
     /// After a file has been written in place.
     pub fn after_change(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
         match self.mode {
-            Fsync::Batch => self.share(on, file),
+            Fsync::Batch => self.share(on, file, false),
             Fsync::Off | Fsync::File => Ok(()),
         }
     }
@@ -137,15 +137,16 @@ impl<'a> Flush<'a> {
     /// After a name is gone from a folder.
     pub fn after_delete(&self, on: &OnDisk, folder: &DiskFd) -> Result<(), Failed> {
         match self.mode {
-            Fsync::Batch => self.share(on, folder),
-            _ => self.after_put(on, folder, folder, &[]),
+            Fsync::Batch => self.share(on, folder, true),
+            _ => self.after_put(on, folder, &[]),
         }
     }
 
-    fn share(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
+    /// `is_folder`: of a file ext4 may write a part of the journal alone, where it has fast commits.
+    fn share(&self, on: &OnDisk, file: &DiskFd, is_folder: bool) -> Result<(), Failed> {
         let filesystem = file.stat(on).in_call("fstat")?.st_dev;
         let (call, flush): (_, fn(BorrowedFd<'_>) -> nix::Result<()>) =
-            match self.is_ordered(on, file, filesystem) {
+            match is_folder && self.is_ordered(on, file, filesystem) {
                 true => ("fsync", commit_all),
                 false => ("syncfs", sync_all),
             };
@@ -165,12 +166,12 @@ impl<'a> Flush<'a> {
     }
 }
 
-/// Makes all safe that the journal has, whose newest part has this file's time of access. Who may not
-/// change that, as a file of another owner's, has all of the filesystem written.
-fn commit_all(file: BorrowedFd<'_>) -> nix::Result<()> {
-    match disk::futimens(file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_OMIT) {
-        Ok(()) => still_writable(file, fsync(file)),
-        Err(_) => sync_all(file),
+/// Makes all safe that the journal has, whose newest part has this folder's time of access. Who may
+/// not change that, as of a folder of another owner's, has all of the filesystem written.
+fn commit_all(folder: BorrowedFd<'_>) -> nix::Result<()> {
+    match disk::futimens(folder, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_OMIT) {
+        Ok(()) => still_writable(folder, fsync(folder)),
+        Err(_) => sync_all(folder),
     }
 }
 

@@ -25,6 +25,8 @@ mod mid_put;
 mod neighbours;
 /// One write that fails.
 mod nth_write;
+/// What an fsync of one folder makes safe.
+mod one_fsync;
 /// Flushes that many share.
 mod shared_flush;
 /// A docroot that stops answering.

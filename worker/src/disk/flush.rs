@@ -226,6 +226,17 @@ mod tests {
     }
 
     #[test]
+    fn commit_has_something_new_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = File::open(folder.path()).unwrap();
+        let old = TimeSpec::new(1, 0);
+        disk::futimens(&folder, &old, &old).unwrap();
+        assert_eq!(commit_all(folder.as_fd()), Ok(()));
+        let facts = nix::sys::stat::fstat(&folder).unwrap();
+        assert!(facts.st_atime > 1 && facts.st_mtime == 1, "{facts:?}");
+    }
+
+    #[test]
     fn a_filesystem_that_became_read_only_has_not_been_synced() {
         let folder = tempfile::tempdir().unwrap();
         let private = |flags| {

@@ -15,11 +15,21 @@ const JOURNALS: &str = "/proc/fs/jbd2";
 /// Whether the filesystem is such a one: by its answer to fstatfs(2), and its number. What does not
 /// answer, as a sandbox may forbid to ask, is none.
 pub fn keeps_order(filesystem: nix::Result<Statfs>, number: u64) -> bool {
+    #[cfg(test)]
+    if ASSUMED.get() {
+        return true;
+    }
     match filesystem.map(|known| known.filesystem_type()) {
         Ok(XFS_SUPER_MAGIC) => true,
         Ok(EXT4_SUPER_MAGIC) => has_journal_inside(number),
         _ => false,
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// In this thread each filesystem is taken for such a one, to see what is done then.
+    pub static ASSUMED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// One on another disk is committed without a flush of this one, and ext2 has none.

@@ -7,11 +7,13 @@ mod rig;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use self::rig::{Rig, Told};
+use crate::disk::journal::ASSUMED;
 use crate::spec::Fsync;
 use crate::sys::disk::faults::Fault;
 
@@ -140,13 +142,23 @@ fn each_call_of_a_large_put_fails_once() {
 fn on_each_folder(test: impl Fn(&Rig, Fsync)) {
     apart();
     for folder in in_memory().into_iter().chain([std::env::temp_dir()]) {
-        for mode in [Fsync::Off, Fsync::File, Fsync::Batch] {
-            for anonymous in [true, false] {
-                test(&Rig::new(&folder, mode, anonymous), mode);
-            }
+        let in_mode = |mode, anonymous| test(&Rig::new(&folder, mode, anonymous), mode);
+        for mode in [Fsync::Off, Fsync::File] {
+            in_mode(mode, true);
+            in_mode(mode, false);
         }
+        let _alone = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        in_mode(Fsync::Batch, true);
+        in_mode(Fsync::Batch, false);
+        // As if there were a journal that can be committed by one fsync.
+        ASSUMED.set(true);
+        in_mode(Fsync::Batch, true);
+        ASSUMED.set(false);
     }
 }
+
+/// Who flushes together fails together.
+static SHARED: Mutex<()> = Mutex::new(());
 
 fn in_memory() -> Option<std::path::PathBuf> {
     Some(Path::new("/dev/shm").to_owned()).filter(|folder| tempfile::tempdir_in(folder).is_ok())

@@ -43,6 +43,15 @@ struct Wish {
     replaces: bool,
 }
 
+/// What became of it, and what may be there for it.
+struct Answer {
+    path: String,
+    old: Option<Vec<u8>>,
+    new: Vec<u8>,
+    /// If there is one.
+    status: Option<u16>,
+}
+
 fn on_each_mode(test: impl Fn(&str) + Sync) {
     if let Some(reason) = RealDisk::missing(FsKind::Ext4) {
         return skipped(&reason);
@@ -90,7 +99,7 @@ fn worker_that_is_killed_takes_nothing_with_it() {
             sick.node.event_after(seen, "worker_started");
             let what = format!("{mode}, killed in {moment:?}");
             let answers: Vec<_> = wishes.into_iter().map(Wish::answer).collect();
-            let told = answers.iter().map(|(_, _, status)| *status);
+            let told = answers.iter().map(|answer| answer.status);
             println!("{what}: {:?}", told.collect::<Vec<_>>());
             RealDisk::of_image(FsKind::Ext4, image).inside(|root| check(root, &answers, &what));
             sick.node.client().put("/dev1/next", "next").expect(201);
@@ -135,17 +144,16 @@ impl Wish {
         self
     }
 
-    /// The status, if there is one.
-    fn answer(mut self) -> (String, (Option<Vec<u8>>, Vec<u8>), Option<u16>) {
+    fn answer(mut self) -> Answer {
         let line = self.client.line_or_end();
         let status = line.and_then(|line| line.split(' ').nth(1)?.parse().ok());
-        (self.path, (self.replaces.then(old), self.body), status)
+        Answer { path: self.path, old: self.replaces.then(old), new: self.body, status }
     }
 }
 
 /// The disk has what was acknowledged, and of the rest the old or the new.
-fn check(root: &Path, answers: &[(String, (Option<Vec<u8>>, Vec<u8>), Option<u16>)], what: &str) {
-    for (path, (old, new), status) in answers {
+fn check(root: &Path, answers: &[Answer], what: &str) {
+    for Answer { path, old, new, status } in answers {
         let found = fs::read(root.join(path.trim_start_matches("/dev1/"))).ok();
         let is_new = found.as_ref() == Some(new);
         let right = match status {

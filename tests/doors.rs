@@ -58,11 +58,16 @@ fn ask(sidechannel: &mut Client, line: &str) -> String {
 
 /// In a sandbox that answers these calls with an error, all is done, and each door shown.
 fn is_as_good_as_missing(calls: &[i64], doors: &[&str]) {
+    is_done_without(calls, doors, &[]);
+}
+
+fn is_done_without(calls: &[i64], doors: &[&str], args: &[&str]) {
     if !has_python() {
         return skipped("no python3");
     }
     for errno in [libc::EPERM, libc::ENOSYS] {
-        let node = Setup::new().workers("device").refused(calls, errno).start();
+        let setup = Setup::new().workers("device").refused(calls, errno);
+        let node = args.iter().fold(setup, |setup, arg| setup.arg(arg)).start();
         does_all_that_a_node_does(&node);
         let found = closed(&node);
         assert!(doors.iter().all(|door| found.iter().any(|it| it == door)), "{found:?}");
@@ -129,6 +134,15 @@ fn limits_that_a_sandbox_does_not_tell_are_taken_for_the_usual_ones() {
 #[test]
 fn a_filesystem_that_a_sandbox_does_not_tell_is_taken_for_any() {
     is_as_good_as_missing(&[libc::SYS_fstatfs], &[]);
+}
+
+/// The journal is not told of either: fdatasync and syncfs do.
+#[test]
+fn a_filesystem_that_a_sandbox_does_not_tell_is_flushed_as_any() {
+    for mode in ["--fsync=file", "--fsync=batch"] {
+        is_done_without(&[libc::SYS_fstatfs], &[], &[mode]);
+        is_done_without(&[libc::SYS_fstatfs, libc::SYS_sync_file_range], &[], &[mode]);
+    }
 }
 
 #[test]

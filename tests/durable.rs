@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use fuser::Errno;
 
@@ -152,76 +151,4 @@ fn put_that_the_disk_did_not_take_is_refused_and_the_old_file_stays() {
         assert_eq!(sick.node.client().get(FILE).expect(200).body, b"old");
         sick.disk.mend();
     }
-}
-
-/// What small PUTs of many clients at once came to.
-struct Figures {
-    /// Each second.
-    rate: f64,
-    /// 99 of 100 are answered within this time.
-    p99: Duration,
-    /// And within so many flushes of the disk.
-    p99_flushes: u64,
-    /// Of the disk, for each PUT.
-    flushes: f64,
-}
-
-/// 64 clients and a disk whose flush takes 5 ms.
-fn small_puts(mode: &str) -> Figures {
-    const EACH: u64 = 20;
-    let args = [&format!("--fsync={mode}")[..]];
-    let sick = RealSick::start(FsKind::Ext4, "1", &args, |_| ());
-    sick.disk.flush_takes(FLUSH);
-    let flushed = || sick.disk.served(Op::Flush);
-    let (begun, before) = (Instant::now(), flushed());
-    let measured: Vec<(Duration, u64)> = thread::scope(|scope| {
-        let client = |number| {
-            let mut client = sick.node.client();
-            let measured = move |fid| {
-                let (begun, before) = (Instant::now(), flushed());
-                client.put(&fid_path(1, fid), [7; 4096]).expect(201);
-                (begun.elapsed(), flushed() - before)
-            };
-            let all = number * EACH..(number + 1) * EACH;
-            scope.spawn(move || all.map(measured).collect::<Vec<_>>())
-        };
-        let clients: Vec<_> = (0..64).map(client).collect();
-        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
-    });
-    let (count, time) = (measured.len(), begun.elapsed());
-    let (mut times, mut flushes): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
-    times.sort();
-    flushes.sort_unstable();
-    Figures {
-        rate: count as f64 / time.as_secs_f64(),
-        p99: times[count * 99 / 100],
-        p99_flushes: flushes[count * 99 / 100],
-        flushes: (flushed() - before) as f64 / count as f64,
-    }
-}
-
-const FLUSH: Duration = Duration::from_millis(5);
-/// Of three syncs: one during which the file is written, one during which it gets its name, and its
-/// own. A syncfs of ext4 commits the journal up to twice, with two flushes each.
-const MOST_FLUSHES: u64 = 12;
-const TRIES: u32 = 3;
-
-#[test]
-#[ignore = "compares times: .ci/run runs it apart"]
-fn puts_that_end_together_share_a_flush() {
-    if let Some(reason) = RealDisk::missing(FsKind::Ext4) {
-        return skipped(&reason);
-    }
-    // What a busy machine adds is not held against it.
-    let held = (0..TRIES).any(|_| flushes_are_shared(&small_puts("file"), &small_puts("batch")));
-    assert!(held, "in none of {TRIES} runs");
-}
-
-fn flushes_are_shared(file: &Figures, batch: &Figures) -> bool {
-    for (mode, Figures { rate, p99, p99_flushes, flushes }) in [("file", file), ("batch", batch)] {
-        println!(
-            "{mode}: {rate:.0}/s, p99 {p99:?} and {p99_flushes} flushes, {flushes:.2} flushes each"
-        );
-    }
-    batch.rate >= 5.0 * file.rate && batch.p99_flushes <= MOST_FLUSHES
 }

@@ -19,10 +19,16 @@ mod foreign_mounts;
 mod kept_files;
 /// The last close of a device is its unmount.
 mod lazy_unmount;
+/// What ends a PUT in its middle.
+mod mid_put;
 /// What the other disks' clients notice.
 mod neighbours;
 /// One write that fails.
 mod nth_write;
+/// What an fsync of one folder makes safe.
+mod one_fsync;
+/// Flushes that many share.
+mod shared_flush;
 /// A docroot that stops answering.
 mod silent_docroot;
 /// The disk that the others use does what it is told.

@@ -99,8 +99,13 @@ impl RealDisk {
 
     /// A new one of so many MiB, with an empty filesystem.
     pub fn make(kind: FsKind, mebibytes: u64) -> RealDisk {
+        RealDisk::make_with(kind, mebibytes, "")
+    }
+
+    /// The same, with more options of mkfs.
+    pub fn make_with(kind: FsKind, mebibytes: u64, options: &str) -> RealDisk {
         let disk = RealDisk::of_image(kind, Image::new(mebibytes << 20));
-        let made = shell(&format!("{} {}", kind.make(), disk.device()));
+        let made = shell(&format!("{} {options} {}", kind.make(), disk.device()));
         made.unwrap_or_else(|error| panic!("{error}"));
         disk
     }

@@ -25,7 +25,8 @@
 //! | usage | statvfs, and all calls for its file | one log line when the trouble changes; the numbers stay |
 //! | sweep | all | one log line for the folder, none for a name; tried again when the device is opened next |
 //!
-//! fchmod is not called: the mode is given when the file is made.
+//! fchmod is not called: the mode is given when the file is made. futimens, before a shared fsync: its
+//! failure means syncfs.
 
 use std::ffi::CStr;
 use std::io;
@@ -211,7 +212,7 @@ impl Incoming {
         if let Place::Named(temporary) = self.place {
             temporary.is_taken();
         }
-        flush.after_put(on, &self.file, &folder, &above).map(|()| None)
+        flush.after_put(on, &folder, &above).map(|()| None)
     }
 }
 

@@ -1,29 +1,37 @@
 //! When what was stored or removed is on the disk: the setting `fsync`.
 //!
 //! `file`: the file, then its name, then the folders in which there are new names, each PUT for
-//! itself. `batch`: what finishes on one filesystem while a syncfs of it runs shares the next one.
+//! itself. `batch`: what finishes on one filesystem while it is flushed shares the next flush. A name
+//! must not be on the disk before what it names is: a power cut would leave an empty or torn file
+//! where the old one was. With `file` fdatasync comes before the name.
 //!
-//! A name must not be on the disk before what it names is: a power cut would leave an empty or
-//! torn file where the old one was. With `file` fdatasync comes before the name. With `batch` the
-//! data is written out first and not flushed, on ext4 and XFS: when that has ended, the change that
-//! makes the file as long as it is has entered the journal, before the one that gives the name
-//! can, and both flush what was written before they are on the disk. Elsewhere fdatasync comes
-//! first too. Without a journal (ext2, ext4 made so) a power cut may cost a name whatever was flushed.
+//! With `batch`, where the [journal] keeps things in order, the data is written out first and not
+//! flushed. After the name, one of those who share changes a time of its folder and has fsync(2) make
+//! that safe, which commits the journal with all that was done before: sizes, folders and names of
+//! all of them. It is one commit and writes nobody else's data. syncfs(2) does, and on ext4 commits
+//! up to twice: before and after it writes data. It is what remains for who has written a file in
+//! place and has no folder. Elsewhere fdatasync comes before the name, and a syncfs that all share
+//! after it.
+//!
+//! Without a journal (ext2, ext4 made so) a power cut may cost a name whatever was flushed.
 //! Disk threads only.
 
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use nix::errno::Errno;
-use nix::sys::statfs::{EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, fstatfs};
+use nix::sys::statfs::fstatfs;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::time::TimeSpec;
 
 use crate::disk::device_dir::DeviceDir;
 use crate::disk::disk_fd::DiskFd;
 use crate::disk::failed::{Failed, InCall};
 use crate::disk::folders::FOLDER;
+use crate::disk::journal;
+use crate::disk::lane::{Coming, Lane};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::pool::Progress;
 use crate::spec::Fsync;
@@ -37,12 +45,22 @@ pub struct Flush<'a> {
     progress: &'a Progress,
     /// The filesystem may hold back an error until a file is closed.
     errors_on_close: bool,
+    /// See [`journal::keeps_order`].
+    ordered: OnceCell<bool>,
+    /// The content is on its way, and the name comes next.
+    coming: RefCell<Option<Coming>>,
 }
 
 impl<'a> Flush<'a> {
     /// As the setting says, in this thread.
     pub fn new(mode: Fsync, progress: &'a Progress, errors_on_close: bool) -> Flush<'a> {
-        Flush { mode, progress, errors_on_close }
+        Flush {
+            mode,
+            progress,
+            errors_on_close,
+            ordered: OnceCell::new(),
+            coming: RefCell::default(),
+        }
     }
 
     /// How the folder is opened in which a name is going to change.
@@ -55,40 +73,45 @@ impl<'a> Flush<'a> {
 
     /// Before the file gets its name: what must be known of its content, and be on the disk.
     pub fn before(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
-        let file = file.get(on);
         if self.errors_on_close {
             // Each close of a descriptor asks the filesystem, not the last one alone.
-            let copy = file.try_clone_to_owned().in_call("dup")?;
+            let copy = file.get(on).try_clone_to_owned().in_call("dup")?;
             self.progress.touch();
             disk::close(copy).in_call("close")?;
         }
         match self.mode {
             Fsync::Off => Ok(()),
-            Fsync::Batch if orders_names_behind_data(file)? => {
+            Fsync::Batch => {
+                let filesystem = file.stat(on).in_call("fstat")?.st_dev;
+                if !self.is_ordered(on, file, filesystem) {
+                    return self.flush_data(on, file);
+                }
+                self.coming.replace(Some(Lane::of(filesystem).announce()));
                 self.progress.touch();
                 let mut done = Ok(());
                 // The kernel writes, in its own order: the more wait, the more share a flush.
-                self.progress.stand_aside(&mut || done = file::write_out(file));
+                self.progress.stand_aside(&mut || done = file::write_out(file.get(on)));
                 done.in_call("sync_file_range")
             }
-            Fsync::File | Fsync::Batch => {
-                self.progress.touch();
-                fdatasync(file).in_call("fdatasync")
-            }
+            Fsync::File => self.flush_data(on, file),
         }
+    }
+
+    fn flush_data(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
+        self.progress.touch();
+        fdatasync(file.get(on)).in_call("fdatasync")
     }
 
     /// After it has got its name. `made`: the folders in which there are new folders.
     pub fn after_put(
         &self,
         on: &OnDisk,
-        file: &DiskFd,
         folder: &DiskFd,
         made: &[(Arc<DeviceDir>, CString)],
     ) -> Result<(), Failed> {
         match self.mode {
             Fsync::Off => Ok(()),
-            Fsync::Batch => self.share(on, file),
+            Fsync::Batch => self.share(on, folder, true),
             Fsync::File => {
                 self.progress.touch();
                 fsync(folder.get(on)).in_call("fsync")?;
@@ -106,7 +129,7 @@ impl<'a> Flush<'a> {
     /// After a file has been written in place.
     pub fn after_change(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
         match self.mode {
-            Fsync::Batch => self.share(on, file),
+            Fsync::Batch => self.share(on, file, false),
             Fsync::Off | Fsync::File => Ok(()),
         }
     }
@@ -114,29 +137,61 @@ impl<'a> Flush<'a> {
     /// After a name is gone from a folder.
     pub fn after_delete(&self, on: &OnDisk, folder: &DiskFd) -> Result<(), Failed> {
         match self.mode {
-            Fsync::Batch => self.share(on, folder),
-            _ => self.after_put(on, folder, folder, &[]),
+            Fsync::Batch => self.share(on, folder, true),
+            _ => self.after_put(on, folder, &[]),
         }
     }
 
-    fn share(&self, on: &OnDisk, file: &DiskFd) -> Result<(), Failed> {
+    /// `is_folder`: of a file ext4 may write a part of the journal alone, where it has fast commits.
+    fn share(&self, on: &OnDisk, file: &DiskFd, is_folder: bool) -> Result<(), Failed> {
         let filesystem = file.stat(on).in_call("fstat")?.st_dev;
+        let (call, flush): (_, fn(BorrowedFd<'_>) -> nix::Result<()>) =
+            match is_folder && self.is_ordered(on, file, filesystem) {
+                true => ("fsync", commit_all),
+                false => ("syncfs", sync_all),
+            };
         self.progress.touch();
-        let done = Lane::of(filesystem)
-            .pass(|| sync_all(file.get(on)), |wait| self.progress.stand_aside(wait));
-        done.in_call("syncfs")
+        let wait = |wait: &mut dyn FnMut()| self.progress.stand_aside(wait);
+        let lane = Lane::of(filesystem);
+        lane.pass(self.coming.take(), || flush(file.get(on)), wait).in_call(call)
+    }
+
+    /// The same answer for all that one operation does: a file and its folder are on one filesystem.
+    /// What cannot be told stops nobody: then it is not, and what flushes it has the error too.
+    fn is_ordered(&self, on: &OnDisk, file: &DiskFd, filesystem: u64) -> bool {
+        *self.ordered.get_or_init(|| {
+            let known = disk::may_begin("fstatfs").and_then(|()| fstatfs(file.get(on)));
+            journal::keeps_order(known, filesystem)
+        })
     }
 }
 
-/// syncfs(2), whose 0 does not say enough. Of a filesystem that has made itself read-only, because
-/// its journal could not be written, it says that there is nothing to write. And before Linux 5.17
-/// it keeps to itself what became of a journal: fsync tells.
-fn sync_all(file: BorrowedFd<'_>) -> nix::Result<()> {
-    syncfs(file)?;
-    if fstatvfs(file)?.flags().contains(FsFlags::ST_RDONLY) {
-        return Err(Errno::EROFS);
+/// Makes all safe that the journal has, whose newest part has this folder's time of access. Who may
+/// not change that, as of a folder of another owner's, has all of the filesystem written.
+fn commit_all(folder: BorrowedFd<'_>) -> nix::Result<()> {
+    match disk::futimens(folder, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_OMIT) {
+        Ok(()) => still_writable(folder, fsync(folder)),
+        Err(_) => sync_all(folder),
     }
+}
+
+/// syncfs(2). Of a filesystem that has made itself read-only it says that there is nothing to write.
+/// And before Linux 5.17 it keeps to itself what became of a journal: fsync tells.
+fn sync_all(file: BorrowedFd<'_>) -> nix::Result<()> {
+    still_writable(file, syncfs(file))?;
     if *SYNCFS_TELLS { Ok(()) } else { fsync(file) }
+}
+
+/// What a flush came to, whose 0 does not say enough: the filesystem may have made itself read-only,
+/// because its journal could not be written, before it was asked.
+fn still_writable(file: BorrowedFd<'_>, flushed: nix::Result<()>) -> nix::Result<()> {
+    flushed?;
+    match fstatvfs(file) {
+        // A sandbox forbids to ask; fsync looks.
+        Err(Errno::ENOSYS | Errno::EPERM) => fsync(file),
+        Ok(facts) if facts.flags().contains(FsFlags::ST_RDONLY) => Err(Errno::EROFS),
+        known => known.map(drop),
+    }
 }
 
 static SYNCFS_TELLS: LazyLock<bool> = LazyLock::new(|| {
@@ -153,84 +208,12 @@ fn is_at_least(release: &str, version: (u32, u32)) -> bool {
     }
 }
 
-/// Filesystems whose journal has a file's new size before a name that is given later.
-fn orders_names_behind_data(file: impl AsFd) -> Result<bool, Failed> {
-    disk::may_begin("fstatfs").in_call("fstatfs")?;
-    let kind = fstatfs(file).in_call("fstatfs")?.filesystem_type();
-    Ok([EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC].contains(&kind))
-}
-
-/// Those who wait for one filesystem.
-#[derive(Debug, Default)]
-struct Lane {
-    state: Mutex<Turns>,
-    ended: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Turns {
-    running: bool,
-    /// Shared by all who come before it begins.
-    next: Arc<Mutex<Option<nix::Result<()>>>>,
-}
-
-static LANES: Mutex<BTreeMap<u64, Arc<Lane>>> = Mutex::new(BTreeMap::new());
-
-impl Lane {
-    /// By the number of the filesystem; it says nothing of the filesystem but who waits.
-    fn of(filesystem: u64) -> Arc<Lane> {
-        let mut lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
-        lanes.retain(|number, lane| *number == filesystem || Arc::strong_count(lane) > 1);
-        Arc::clone(lanes.entry(filesystem).or_default())
-    }
-
-    /// Returns when a flush that began after this call has ended, and what it came to. One of
-    /// those who wait does it for all. `wait` runs the wait for another's.
-    fn pass(
-        &self,
-        flush: impl FnOnce() -> nix::Result<()>,
-        wait: impl Fn(&mut dyn FnMut()),
-    ) -> nix::Result<()> {
-        let mine = Arc::clone(&self.lock().next);
-        let outcome = || *mine.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let mut turns = self.lock();
-            if let Some(outcome) = outcome() {
-                return outcome;
-            }
-            if !turns.running {
-                turns.running = true;
-                turns.next = Arc::default();
-                break;
-            }
-            drop(turns);
-            wait(&mut || {
-                let waits = |turns: &mut Turns| turns.running && outcome().is_none();
-                drop(self.ended.wait_while(self.lock(), waits));
-            });
-        }
-        let done = flush();
-        *mine.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-        self.lock().running = false;
-        self.ended.notify_all();
-        done
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Turns> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
     use std::fs::File;
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering::SeqCst;
-    use std::sync::mpsc::channel;
-    use std::thread;
 
     #[test]
     fn versions_are_compared_as_numbers() {
@@ -240,6 +223,17 @@ mod tests {
         for release in ["5.4.0", "5.16.20-x", "4.19", "", "x.y"] {
             assert!(!is_at_least(release, (5, 17)), "{release}");
         }
+    }
+
+    #[test]
+    fn commit_has_something_new_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = File::open(folder.path()).unwrap();
+        let old = TimeSpec::new(1, 0);
+        disk::futimens(&folder, &old, &old).unwrap();
+        assert_eq!(commit_all(folder.as_fd()), Ok(()));
+        let facts = nix::sys::stat::fstat(&folder).unwrap();
+        assert!(facts.st_atime > 1 && facts.st_mtime == 1, "{facts:?}");
     }
 
     #[test]
@@ -259,50 +253,5 @@ mod tests {
         tmpfs(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY).unwrap();
         assert_eq!(syncfs(&file), Ok(()), "it says nothing");
         assert_eq!(sync_all(file.as_fd()), Err(Errno::EROFS));
-    }
-
-    #[test]
-    fn those_who_come_during_a_flush_share_the_next_and_its_outcome() {
-        let (lane, count) = (Lane::default(), AtomicUsize::new(0));
-        let (tell, begun) = channel();
-        let (release, released) = channel::<()>();
-        let waiting = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            let lane = &lane;
-            let first = scope.spawn(move || {
-                let flush = || {
-                    tell.send(()).unwrap();
-                    released.recv().unwrap();
-                    Ok(())
-                };
-                lane.pass(flush, |wait| wait())
-            });
-            begun.recv().unwrap();
-            let others: Vec<_> = (0..8)
-                .map(|_| {
-                    let (count, waiting) = (&count, &waiting);
-                    scope.spawn(move || {
-                        let flush = || {
-                            count.fetch_add(1, SeqCst);
-                            Err(Errno::EIO)
-                        };
-                        lane.pass(flush, |wait| {
-                            waiting.fetch_add(1, SeqCst);
-                            wait();
-                        })
-                    })
-                })
-                .collect();
-            while waiting.load(SeqCst) < 8 {
-                thread::yield_now();
-            }
-            assert_eq!(count.load(SeqCst), 0);
-            release.send(()).unwrap();
-            assert_eq!(first.join().unwrap(), Ok(()));
-            for other in others {
-                assert_eq!(other.join().unwrap(), Err(Errno::EIO));
-            }
-        });
-        assert_eq!(count.load(SeqCst), 1);
     }
 }

@@ -16,7 +16,8 @@
 //! | [`stall`] | when a device counts as stalled, pure |
 //! | [`errands`] | what a loop has others do on a disk |
 //! | [`commit`] | a PUT from temporary to final name; what each failing call does |
-//! | [`flush`] | when that is on the disk |
+//! | [`flush`], [`journal`] | when that is on the disk; whose journal keeps things in order |
+//! | [`lane`] | who shares a flush |
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
 //! | [`failed`] | which call failed, and why |
 //! | [`listings`] | when docroots are listed, what was told of them |
@@ -46,6 +47,8 @@ pub mod flush;
 pub mod folders;
 pub mod harmless;
 pub mod hot_files;
+pub mod journal;
+pub mod lane;
 pub mod listings;
 pub mod liveness;
 pub mod loan;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use nix::NixPath;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags};
 use nix::sys::stat::Mode;
+use nix::sys::time::TimeSpec;
 use nix::unistd::UnlinkatFlags;
 
 /// To be asked before a call on a disk, by the name of its manual page.
@@ -82,6 +83,12 @@ pub fn symlinkat(target: &CStr, dir: impl AsFd, name: &CStr) -> nix::Result<()> 
 pub fn mkdirat(dir: impl AsFd, name: &(impl NixPath + ?Sized), mode: Mode) -> nix::Result<()> {
     may_begin("mkdirat")?;
     nix::sys::stat::mkdirat(dir, name, mode)
+}
+
+/// futimens(3): times of access and of change.
+pub fn futimens(file: impl AsFd, access: &TimeSpec, change: &TimeSpec) -> nix::Result<()> {
+    may_begin("futimens")?;
+    nix::sys::stat::futimens(file, access, change)
 }
 
 /// fdatasync(2).

@@ -1,9 +1,8 @@
 //! 5: what a hung disk, and a worker that crashes or stands still, cost the others.
 
-use std::fs;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::harness::{Mode, Sick, in_each_mode, until};
-use crate::load::{Ends, Link, total};
+use crate::load::{Ends, Link, process, total};
 use crate::stall::{answered, owner, prepare, stuck_clients};
 
 // --- a hung disk ---------------------------------------------------------------------------
@@ -113,15 +112,7 @@ fn load_device(sick: &Sick, device: u32, ends: Instant) -> Vec<Duration> {
 /// What all processes of the node have used so far.
 fn cpu_seconds(sick: &Sick) -> f64 {
     let pids = sick.node.workers().into_iter().chain([sick.node.pid()]);
-    pids.map(cpu_seconds_of).sum()
-}
-
-fn cpu_seconds_of(pid: Pid) -> f64 {
-    // In nanoseconds, unlike the clock ticks of /proc/PID/stat; one file for each thread.
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let files = threads.filter_map(|t| fs::read_to_string(t.path().join("schedstat")).ok());
-    let used = files.filter_map(|text| text.split(' ').next()?.parse::<f64>().ok());
-    used.sum::<f64>() / 1e9
+    pids.map(process::cpu_seconds).sum()
 }
 
 fn median(mut numbers: Vec<f64>) -> f64 {
@@ -139,7 +130,7 @@ const CRASHES: usize = 34;
 fn a_hundred_crashes_of_one_worker_fail_no_request_of_the_others() {
     in_each_mode(&[], |sick| {
         prepare(sick);
-        let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (over, served) = (AtomicBool::new(false), Served::default());
         let others = devices_of_others(sick);
         thread::scope(|scope| {
             let _end = Ends(&over);
@@ -147,11 +138,15 @@ fn a_hundred_crashes_of_one_worker_fail_no_request_of_the_others() {
                 let (over, served) = (&over, &served);
                 scope.spawn(move || never_fails(sick, *device, over, served));
             }
+            // Until then it may be with the worker that crashes.
+            until("each to be with its worker", || {
+                served.at_home.load(Relaxed) == 2 * others.len()
+            });
             for number in 0..CRASHES {
                 crash(sick, number);
             }
         });
-        let served = served.load(Relaxed);
+        let served = served.requests.load(Relaxed);
         println!("workers={}: {served} requests during {CRASHES} crashes", sick.workers);
         assert!(others.is_empty() || served > 10 * CRASHES as u64, "{served}");
         sick.node.client().get("/dev1/kept").expect(200);
@@ -164,16 +159,28 @@ fn devices_of_others(sick: &Sick) -> Vec<u32> {
     (2..=4).filter(|device| owner(&sick.node, &format!("dev{device}")) != bad).collect()
 }
 
+/// What connections to devices of others have come to.
+#[derive(Default)]
+struct Served {
+    requests: AtomicU64,
+    /// Connections that their device's owner has.
+    at_home: AtomicUsize,
+}
+
 /// A connection that the device's owner holds must not see anything, and is never closed.
-fn never_fails(sick: &Sick, device: u32, over: &AtomicBool, served: &AtomicU64) {
+fn never_fails(sick: &Sick, device: u32, over: &AtomicBool, served: &Served) {
     let mut link = Link::open(sick.node.http());
     let put = format!("PUT /dev{device}/x HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
     let get = format!("GET /dev{device}/x HTTP/1.1\r\n\r\n");
     // The first PUT brings it to its owner.
+    let mut at_home = false;
     for (request, status) in [(&put, 201), (&get, 200)].iter().cycle() {
         let reply = link.ask(request.as_bytes()).expect("the connection's worker is well");
         assert_eq!((reply.status, reply.keep), (*status, true), "dev{device}");
-        served.fetch_add(1, Relaxed);
+        served.requests.fetch_add(1, Relaxed);
+        if !std::mem::replace(&mut at_home, true) {
+            served.at_home.fetch_add(1, Relaxed);
+        }
         if over.load(Relaxed) {
             return;
         }
@@ -224,7 +231,7 @@ impl Drop for Continues {
 fn a_worker_stopped_for_twenty_seconds_holds_up_nobody_else() {
     in_each_mode(&["--stall-timeout=1"], |sick| {
         prepare(sick);
-        let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (over, served) = (AtomicBool::new(false), Served::default());
         let (others, bad) = (devices_of_others(sick), owner(&sick.node, "dev1"));
         thread::scope(|scope| {
             let _end = Ends(&over);
@@ -232,7 +239,7 @@ fn a_worker_stopped_for_twenty_seconds_holds_up_nobody_else() {
                 let (over, served) = (&over, &served);
                 scope.spawn(move || never_fails(sick, *device, over, served));
             }
-            until("the load", || served.load(Relaxed) >= 4 * others.len() as u64);
+            until("the load", || served.at_home.load(Relaxed) == others.len());
             let stopped = Instant::now();
             kill(bad, Signal::SIGSTOP).unwrap();
             let going_on = Continues(bad);

@@ -1,15 +1,18 @@
 //! Connections follow: from a master to its successor, from workers to those that replace them.
 //! Nobody is closed who is between two requests.
 
+use std::fs;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::chain::{Chain, is_gone};
-use crate::harness::{Client, Node, Setup, until};
+use crate::harness::{Client, Node, STATUS_FD, Setup, narrow_connection, until};
 use crate::load::{Link, process};
 
 /// One connection of each kind, all between two requests.
@@ -127,6 +130,159 @@ fn roll_back_before_the_quit_is_not_noticed() {
     }
     chain.upgrade();
     kept.go_on();
+}
+
+/// WINCH gives them to the successor, and when that is told to go they come back.
+#[test]
+fn connections_come_back_when_an_upgrade_is_taken_back() {
+    for workers in ["device", "cpu", "1"] {
+        let chain = Chain::start(Setup::new().workers(workers));
+        let mut kept = Kept::of(&chain.node);
+        for _ in 0..2 {
+            let (old, new) = chain.begin_upgrade();
+            kill(old, Signal::SIGWINCH).unwrap();
+            workers_go(old, new);
+            kept.go_on();
+            kept.begin();
+            let seen = chain.seen();
+            kill(old, Signal::SIGHUP).unwrap();
+            chain.node.event_after(seen, "reloaded");
+            kill(new, Signal::SIGQUIT).unwrap();
+            chain.node.event_after(seen, "upgrade_failed");
+            kept.go_on();
+            kept.begin();
+        }
+    }
+}
+
+/// The workers of a master, which has a successor among its children.
+fn workers_go(master: Pid, successor: Pid) {
+    until("the workers to go", || {
+        process::children_of(master).iter().all(|pid| *pid == successor || is_gone(*pid))
+    });
+}
+
+/// What the successor has accepted by itself goes to its predecessor.
+#[test]
+fn connections_of_a_successor_that_goes_are_with_its_predecessor() {
+    let chain = Chain::start(Setup::new());
+    chain.node.store("/dev1/a", "a");
+    let (_, new) = chain.begin_upgrade();
+    let mut clients: Vec<_> = (0..40).map(|_| chain.node.client()).collect();
+    clients.iter_mut().for_each(Client::stays_open);
+    let seen = chain.seen();
+    kill(new, Signal::SIGQUIT).unwrap();
+    chain.node.event_after(seen, "upgrade_failed");
+    clients.iter_mut().for_each(Client::stays_open);
+}
+
+#[test]
+fn connections_wait_while_the_node_rests() {
+    for workers in ["device", "1"] {
+        let node = Setup::new().workers(workers).start();
+        let mut kept = Kept::of(&node);
+        for round in 0..2 {
+            kept.go_on();
+            node.signal(Signal::SIGWINCH);
+            until("the workers to go", || node.workers().is_empty());
+            kept.used.send("GET /dev1/a HTTP/1.1\r\n\r\n");
+            assert!(kept.used.is_silent_for(Duration::from_millis(50)));
+            node.signal(Signal::SIGHUP);
+            until("new workers", || node.all_events("reloaded").len() > round);
+            kept.used.answer().expect_and(200, "keep-alive");
+            kept.begin();
+        }
+    }
+}
+
+#[test]
+fn connections_follow_the_replacement_of_workers() {
+    for workers in ["device", "cpu", "1"] {
+        let node = Setup::new().workers(workers).start();
+        let mut kept = Kept::of(&node);
+        for _ in 0..2 {
+            let all = node.workers();
+            for worker in &all {
+                let seen = node.events.so_far().len();
+                kill(*worker, Signal::SIGQUIT).unwrap();
+                node.event_after(seen, "worker_started");
+                assert!(is_gone(*worker));
+            }
+            kept.go_on();
+            kept.begin();
+        }
+    }
+}
+
+#[test]
+fn connections_follow_the_retirement_of_a_device() {
+    let node = Setup::new().devices(3).start();
+    let mut kept = Kept::of(&node);
+    let mut there = node.client();
+    for _ in 0..3 {
+        there.put("/dev3/x", "x").expect_and(201, "keep-alive");
+        let seen = node.events.so_far().len();
+        fs::remove_dir_all(node.docroot().join("dev3")).unwrap();
+        node.event_after(seen, "worker_exited");
+        there.get("/dev1/a").expect_and(200, "keep-alive");
+        fs::create_dir(node.docroot().join("dev3")).unwrap();
+        node.event_after(seen, "worker_started");
+        kept.go_on();
+        kept.begin();
+    }
+}
+
+/// The successor does not listen there any more: who is idle is closed, who asks is told, and
+/// nobody uses a processor for it.
+#[test]
+fn connections_that_nobody_listens_for_are_closed_politely() {
+    let base = "httplisten = 127.0.0.1:0\nmgmtlisten = 127.0.0.1:0\ndocroot = {dir}\n";
+    let with = format!("{base}httpgetlisten = 127.0.0.1:0\n");
+    let setup = Setup::bare().arg(STATUS_FD).config(&with);
+    let chain = Chain::start(setup);
+    let at = chain.node.address("httpget");
+    let mut kept = Kept::of(&chain.node);
+    let (mut idle, mut used, mut half) =
+        (Client::connect(at), Client::connect(at), Client::connect(at));
+    half.ask("GET / HTTP/1.1\r\n\r\nGET / HT").expect(200);
+    let without = base.replace("{dir}", chain.node.docroot().to_str().unwrap());
+    fs::write(chain.path("node.conf"), without).unwrap();
+    let (old, new) = chain.begin_upgrade();
+    used.stays_open();
+    let workers = process::children_of(old);
+    let spent = || workers.iter().map(|pid| process::cpu_seconds(*pid)).sum::<f64>();
+    let before = spent();
+    kill(old, Signal::SIGQUIT).unwrap();
+    used.get("/dev1/a").expect_and(200, "close");
+    used.closes();
+    idle.closes();
+    kept.go_on();
+    let took = spent() - before;
+    assert!(took < 0.15, "{took} s of processor time for one that has not ended its head");
+    half.ask("TP/1.1\r\n\r\n").expect_and(200, "close");
+    half.closes();
+    until("the old master to go", || is_gone(old));
+    assert_eq!(chain.master(), new);
+}
+
+/// It takes nothing of what it is sent, and is in nobody's way.
+#[test]
+fn a_watcher_that_does_not_read_holds_up_no_drain() {
+    let setup = Setup::new();
+    let folders = (0..800).map(|n| setup.folder().join(format!("dev{}", 16_770_000 + n)));
+    folders.for_each(|folder| fs::create_dir(folder).unwrap());
+    let mut node = setup.workers("1").env("MOG_DISK_USAGE_INTERVAL", "3600").start();
+    let mut deaf = narrow_connection(node.address("mgmt"));
+    deaf.write_all(b"watch\n").unwrap();
+    let mut witness = node.sidechannel();
+    witness.send("watch\n");
+    // Of 12 kB each: more than the kernel keeps for it.
+    (0..4).for_each(|_| drop(witness.take_through(b"\n.\n")));
+    drop(witness);
+    let begun = Instant::now();
+    node.signal(Signal::SIGQUIT);
+    assert_eq!(node.wait_for_exit().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 /// Clients that never reconnect, and are never told to.

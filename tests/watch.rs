@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
-};
 
 use crate::harness::{
-    Client, DEADLINE, LoopDisk, Node, Setup, can_mount, disk_of, skipped, until, until_some,
+    Client, DEADLINE, LoopDisk, Node, Setup, can_mount, disk_of, narrow_connection, skipped, until,
+    until_some,
 };
 
 /// Groups of one moment come within so long of one another.
@@ -334,17 +332,6 @@ fn read_all(watchers: &mut [Watcher], begun: Instant) {
     for (watcher, _) in watchers.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
         watcher.read(now);
     }
-}
-
-/// A connection on which little is on its way at any time: the kernel sizes the sender's buffer
-/// by the receiver's largest segment.
-fn narrow_connection(address: SocketAddr) -> TcpStream {
-    let none = SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Inet, SockType::Stream, none, None).unwrap();
-    setsockopt(&fd, sockopt::RcvBuf, &2048).unwrap();
-    setsockopt(&fd, sockopt::TcpMaxSeg, &536).unwrap();
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
-    TcpStream::from(fd)
 }
 
 fn connections(node: &Node) -> u64 {

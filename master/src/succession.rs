@@ -1,10 +1,12 @@
-//! How connections follow an upgrade: what a successor offers its predecessor, whose workers then
-//! give their connections to the successor's. The way is a pair of Unix sockets that the
-//! predecessor makes; the successor's end is a descriptor whose number [`VARIABLE`] holds.
+//! How connections follow an upgrade: what a successor and its predecessor offer each other, so
+//! that the workers of the one that goes can give their connections to the other's. The way is a
+//! pair of Unix sockets that the predecessor makes; the successor's end is a descriptor whose
+//! number [`VARIABLE`] holds. The successor speaks first: one that does not know the variable says
+//! nothing, and is told nothing.
 //!
-//! Each offer is one JSON message with a worker's inbox, and what that worker's process listens on.
-//! A predecessor or successor that does not speak this version knows nothing of offers; then
-//! connections are closed politely, as ever.
+//! Each message is JSON. An offer comes with a worker's inbox, and says what that worker's process
+//! listens on. Who does not speak this version knows nothing of offers; then connections are closed
+//! politely, as ever.
 
 use std::env;
 use std::io;
@@ -28,13 +30,23 @@ pub(crate) const VARIABLE: &str = "RMOGSTORED_SUCCESSION";
 /// A field that goes or changes its meaning raises it.
 const VERSION: u32 = 1;
 
-/// A worker of the successor takes connections; the packet carries its inbox's sending end.
+/// What the two say to each other.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Offer {
-    /// The worker's number.
-    pub heir: u32,
-    /// What the successor listens on.
-    pub doors: Vec<Door>,
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Message {
+    /// A worker takes connections; the packet carries its inbox's sending end. What was said of
+    /// the same number before counts no more.
+    Offer {
+        /// The worker's number.
+        heir: u32,
+        /// What its node listens on.
+        doors: Vec<Door>,
+    },
+    /// It takes none any more.
+    Withdraw {
+        /// The worker's number.
+        heir: u32,
+    },
 }
 
 /// One listener.
@@ -98,10 +110,10 @@ pub(crate) fn doors(plan: &Plan) -> Vec<Door> {
     doors.collect()
 }
 
-/// The ways from a plan's listeners through such doors: where address, service and docroot are
-/// the same.
-pub(crate) fn routes(plan: &Plan, doors: &[Door]) -> Vec<Route> {
-    let routes = self::doors(plan).into_iter().filter_map(|own| {
+/// The ways from a node's own listeners through such doors: where address, service and docroot
+/// are the same.
+pub(crate) fn routes(own: &[Door], doors: &[Door]) -> Vec<Route> {
+    let routes = own.iter().filter_map(|own| {
         let same = |door: &&Door| {
             (door.service, door.address, &door.docroot) == (own.service, own.address, &own.docroot)
         };
@@ -118,6 +130,32 @@ fn docroot(plan: &Plan, site: u8) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ways_lead_where_address_service_and_docroot_are_the_same() {
+        let door = |service, port, docroot: &str, site| Door {
+            service,
+            address: ([127, 0, 0, 1], port).into(),
+            docroot: docroot.to_owned(),
+            site,
+        };
+        let own = [
+            door(Service::Http, 1, "/a", 0),
+            door(Service::Mgmt, 2, "/a", 0),
+            door(Service::Http, 3, "/b", 1),
+            door(Service::HttpGet, 4, "/b", 1),
+        ];
+        let theirs = [
+            door(Service::Http, 3, "/b", 0),
+            door(Service::Http, 1, "/a", 7),
+            door(Service::Mgmt, 2, "/other", 7),
+            door(Service::Http, 4, "/b", 0),
+        ];
+        let routes = routes(&own, &theirs);
+        let found: Vec<_> =
+            routes.iter().map(|r| (r.service, r.address.port(), r.site, r.heir_site)).collect();
+        assert_eq!(found, [(Service::Http, 1, 0, 7), (Service::Http, 3, 1, 0)]);
+    }
 
     #[test]
     fn announcement_is_for_one_child_and_one_version() {

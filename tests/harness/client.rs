@@ -2,9 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, setsockopt, socket, sockopt,
+};
 
 use super::wait::DEADLINE;
 
@@ -252,4 +255,15 @@ fn header_pair(line: &str) -> (String, String) {
 
 fn would_block(error: std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// A connection on which little is on its way at any time: the kernel sizes the sender's buffer
+/// by the receiver's largest segment.
+pub fn narrow_connection(address: SocketAddr) -> TcpStream {
+    let none = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Stream, none, None).expect("a socket");
+    setsockopt(&fd, sockopt::RcvBuf, &2048).expect("a TCP socket");
+    setsockopt(&fd, sockopt::TcpMaxSeg, &536).expect("a TCP socket");
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(address)).expect("the node accepts connections");
+    TcpStream::from(fd)
 }

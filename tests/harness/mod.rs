@@ -8,7 +8,7 @@ mod setup;
 mod slowfs;
 mod wait;
 
-pub use client::{Answer, Client};
+pub use client::{Answer, Client, narrow_connection};
 pub use daemon::{Node, binary};
 pub use mounts::{LoopDisk, disk_of, shell};
 pub use setup::{Ended, INHERITED_FD, STATUS_FD, Setup, can_mount, has_python};

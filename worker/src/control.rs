@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::route::Route;
 use crate::sys;
 
-/// Longest packet on the control channel, in bytes.
-const MAX_MESSAGE: usize = 32 * 1024;
+/// Longest packet on the control channel, in bytes: the routes of a thousand listeners.
+const MAX_MESSAGE: usize = 128 * 1024;
 
 /// What a worker tells the master.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ const MAX_MESSAGE: usize = 32 * 1024;
 pub enum Up {
     /// It accepts connections.
     Ready,
+    /// A signal has told it to go: it asks for [`Down::Drain`].
+    Leaves,
     /// It has nothing left to do after [`Down::Drain`] and is about to exit.
     Drained,
     /// The devices that a docroot has, by name: when its owner has looked for the first time, and
@@ -46,7 +48,8 @@ pub enum Up {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Down {
-    /// Stop accepting, finish what is in progress, exit.
+    /// Stop accepting, finish what is in progress, exit. The packet carries the sending end of the
+    /// worker's own inbox, for what it leaves to whoever has its slot next.
     Drain,
     /// Use so many disk threads per device.
     AioThreads {
@@ -57,13 +60,18 @@ pub enum Down {
     ReopenLogs,
     /// Accept what is pending: a worker has died for which alone the kernel may have meant it.
     Accept,
-    /// A worker of the successor takes connections over; the packet carries its inbox's sending
-    /// end.
+    /// A worker of the other node in an upgrade takes connections over; the packet carries its
+    /// inbox's sending end.
     Heir {
         /// Which of them.
         heir: u32,
         /// Whose connections it takes.
         routes: Vec<Route>,
+    },
+    /// It takes none any more.
+    NoHeir {
+        /// Which of them.
+        heir: u32,
     },
     /// A new worker's inbox; the packet carries its sending end.
     Peer {
@@ -93,7 +101,7 @@ impl Channel {
     /// Receives one message. `Ok(None)`: the other side is gone. `WouldBlock`: nothing there.
     /// `InvalidData`: not a message of this version.
     pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Option<OwnedFd>)>> {
-        let mut packet = [0; MAX_MESSAGE];
+        let mut packet = vec![0; MAX_MESSAGE]; // Zeroed by the kernel, page by page as it is used.
         let (len, fd) = sys::socket::receive_with_fd(self.0.as_fd(), &mut packet)?;
         if len == 0 {
             return Ok(None);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::control::Channel;
 pub use crate::ids::{DeviceKey, SiteId, WorkerId};
-pub use crate::route::{Route, Service};
+pub use crate::route::{LiveOn, Route, Service};
 use crate::scoreboard::Scoreboard;
 
 /// One docroot.

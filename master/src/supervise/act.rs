@@ -110,6 +110,7 @@ impl Supervisor {
         let Some(pid) = child.and_then(|child| child.life.pid()) else { return };
         let devices = self.devices_of(worker);
         log::debug!("worker {worker} (PID {pid}) is ready");
+        self.pass_on_to(worker);
         self.events.tell(&Told::WorkerStarted { worker: worker.0, pid, devices });
         self.retire_superfluous(Instant::now());
     }
@@ -123,7 +124,7 @@ impl Supervisor {
 
     /// A successor takes its predecessor's files now, and fails if it cannot.
     fn node_ready(&mut self, now: Instant) -> Vec<Action> {
-        self.offer_heirs();
+        self.share_connections();
         successor::serves();
         if let Err(e) = self.take_paths() {
             log::error!("{e}");
@@ -148,8 +149,19 @@ impl Supervisor {
         let mut serving = children.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
         let heir = serving.next().map(|(id, _)| id);
         let passed_on = self.links.remove(worker, heir);
-        if let Some(heir) = heir {
-            self.board.worker(heir).inbox_pending.fetch_add(passed_on, Relaxed);
+        match heir {
+            Some(heir) => {
+                self.board.worker(heir).inbox_pending.fetch_add(passed_on, Relaxed);
+            }
+            None => self.links.pass_on_to_other_node(None),
+        }
+    }
+
+    /// What has waited for somebody who serves has found one.
+    fn pass_on_to(&mut self, worker: WorkerId) {
+        if self.links.has_waiting() && self.policy.phase() == Phase::Running {
+            let passed_on = self.links.pass_on_to(worker);
+            self.board.worker(worker).inbox_pending.fetch_add(passed_on, Relaxed);
         }
     }
 
@@ -173,6 +185,7 @@ impl Supervisor {
         self.board.set_draining();
         self.plan.listeners.clear();
         self.renewal = None;
+        self.links.pass_on_to_other_node(None);
         self.events.tell(&Told::Draining { by: &by });
         self.dismiss_successor("its predecessor was told to quit", now);
         self.announce_successor();

@@ -41,6 +41,10 @@ impl Supervisor {
     fn heed(&mut self, worker: WorkerId, message: Up, now: Instant) -> Vec<Action> {
         match message {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
+            Up::Leaves => {
+                self.links.send(worker, &Down::Drain);
+                Vec::new()
+            }
             Up::Drained => self.policy.handle(Event::Drained(worker), now),
             Up::Shutdown { peer } => self.quit(Event::Quit, format!("shutdown from {peer}"), now),
             Up::Devices { site, devids } => {

@@ -1,46 +1,169 @@
-//! Connections in an upgrade: the successor offers its workers' inboxes, the predecessor tells its
-//! workers of them. [`crate::succession`] is the way between.
+//! Connections in an upgrade: each of the two nodes offers the other its workers' inboxes, and tells
+//! its own workers of the other's. [`crate::succession`] is the way between.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::OwnedFd;
 
+use rmogstored_worker::clients::inbox;
 use rmogstored_worker::control::Channel;
+use rmogstored_worker::scoreboard::MAX_WORKERS;
+use rmogstored_worker::spec::WorkerId;
 
 use super::Supervisor;
-use crate::succession::{self, Offer};
+use super::children::Life;
+use super::policy::Phase;
+use crate::succession::{self, Door, Message};
 
-/// Offers in one go.
-const MOST: usize = 64;
+/// Messages heard in one go: an offer and a withdrawal of each worker.
+const MOST: usize = 2 * MAX_WORKERS;
+
+/// What was said to the other node, and what it may know.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The workers that it knows as takers of connections.
+    offered: BTreeSet<WorkerId>,
+    /// What this node listens on, or did until it began to drain.
+    doors: Vec<Door>,
+    /// The other one speaks this language.
+    speaks: bool,
+    /// The channel had no room for something, or there was more to hear.
+    unfinished: bool,
+}
+
+impl Shared {
+    /// Whether there is something left to be said or heard.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished
+    }
+}
 
 impl Supervisor {
-    /// As a successor: this process's workers take connections over.
-    pub(super) fn offer_heirs(&mut self) {
-        let Some(predecessor) = &self.kit.predecessor else { return };
+    /// Says what has changed and hears what the other node says.
+    pub(super) fn share_connections(&mut self) {
+        if self.other_node().is_none() {
+            return self.lose_heirs();
+        }
+        self.look_at_doors();
+        let heard = self.hear_offers();
+        self.shared.unfinished = !self.offer_heirs() || !heard;
+    }
+
+    /// The way to the other node in an upgrade.
+    fn other_node(&self) -> Option<&Channel> {
+        self.kit.predecessor.as_ref().or_else(|| self.upgrades.offers())
+    }
+
+    fn lose_heirs(&mut self) {
+        self.links.forget_heirs();
+        let doors = std::mem::take(&mut self.shared.doors);
+        self.shared = Shared { doors, ..Shared::default() };
+    }
+
+    /// After a reload other ways lead to the other node, and from there to here.
+    fn look_at_doors(&mut self) {
+        if self.draining() {
+            return;
+        }
         let doors = succession::doors(&self.plan);
-        for worker in self.policy.children().with_process() {
-            let Some(inbox) = self.links.inbox_of(worker) else { continue };
-            let offer = Offer { heir: worker.0.into(), doors: doors.clone() };
-            if let Err(e) = predecessor.send(&offer, Some(inbox)) {
-                return log::debug!("upgrade: connections do not follow: {e}");
-            }
+        if doors != self.shared.doors {
+            self.links.find_routes(|theirs| succession::routes(&doors, theirs));
+            self.shared.offered.clear();
+            self.shared.doors = doors;
         }
     }
 
-    /// As a predecessor: what the successor has offered.
-    pub(super) fn hear_offers(&mut self) {
+    /// Those that serve and do not stand still. A node that rests, drains or starts offers nobody.
+    fn takers(&self) -> BTreeSet<WorkerId> {
+        let running = self.policy.phase() == Phase::Running;
+        let children = self.policy.children().iter().filter(|_| running);
+        let serving = children.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
+        serving.map(|(id, _)| id).filter(|id| !self.stuck.contains(id)).collect()
+    }
+
+    /// False: the channel has no room for all of it.
+    fn offer_heirs(&mut self) -> bool {
+        let speaks = self.shared.speaks || self.kit.predecessor.is_some();
+        let takers = if speaks { self.takers() } else { BTreeSet::new() };
+        let gone: Vec<WorkerId> = self.shared.offered.difference(&takers).copied().collect();
+        let new: Vec<WorkerId> = takers.difference(&self.shared.offered).copied().collect();
+        let Some(other) = self.other_node() else { return true };
+        let mut said = Vec::new();
+        let mut all = true;
+        for worker in gone.into_iter().chain(new) {
+            match self.say_to(other, worker, takers.contains(&worker)) {
+                Ok(()) => said.push(worker),
+                Err(e) if inbox::is_full(&e) => {
+                    all = false;
+                    break;
+                }
+                // It has gone, which its process or its channel tells better.
+                Err(e) => log::debug!("upgrade: connections do not follow: {e}"),
+            }
+        }
+        for worker in said {
+            match takers.contains(&worker) {
+                true => self.shared.offered.insert(worker),
+                false => self.shared.offered.remove(&worker),
+            };
+        }
+        all
+    }
+
+    fn say_to(&self, other: &Channel, worker: WorkerId, takes: bool) -> io::Result<()> {
+        let heir = worker.0.into();
+        match self.links.inbox_of(worker).filter(|_| takes) {
+            Some(inbox) => {
+                let doors = self.shared.doors.clone();
+                other.send(&Message::Offer { heir, doors }, Some(inbox))
+            }
+            None => other.send(&Message::Withdraw { heir }, None),
+        }
+    }
+
+    /// False: there may be more.
+    fn hear_offers(&mut self) -> bool {
         for _ in 0..MOST {
-            let Some(offers) = self.upgrades.offers() else { return };
-            match offers.receive::<Offer>() {
-                Ok(Some((offer, Some(inbox)))) => {
-                    let routes = succession::routes(&self.plan, &offer.doors);
-                    self.links.add_heir(offer.heir, inbox, routes);
+            let Some(other) = self.other_node() else { return true };
+            match other.receive::<Message>() {
+                Ok(Some((message, inbox))) => {
+                    self.shared.speaks = true;
+                    self.heed_offer(message, inbox);
+                }
+                Ok(None) => {
+                    self.lose_other_node();
+                    return true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                     log::debug!("upgrade: an offer that is not understood: {e}");
                 }
-                Ok(Some((_, None))) => {}
-                Ok(None) | Err(_) => return,
+                Err(_) => return true,
             }
         }
+        false
+    }
+
+    fn heed_offer(&mut self, message: Message, inbox: Option<OwnedFd>) {
+        match (message, inbox) {
+            (Message::Offer { heir, .. }, _) if heir as usize >= MAX_WORKERS => {
+                log::warn!("upgrade: worker {heir} of the other node is none that can be");
+            }
+            (Message::Offer { heir, doors }, Some(inbox)) => {
+                let routes = succession::routes(&self.shared.doors, &doors);
+                self.links.add_heir(heir, inbox, doors, routes);
+            }
+            (Message::Offer { heir, .. }, None) => {
+                log::warn!("upgrade: no descriptor is free: nothing goes to worker {heir}");
+            }
+            (Message::Withdraw { heir }, _) => self.links.remove_heir(heir),
+        }
+    }
+
+    /// Its master has gone, or does not know what the channel is for.
+    fn lose_other_node(&mut self) {
+        self.lose_heirs();
+        self.kit.predecessor = None;
+        self.upgrades.lose_offers();
     }
 
     /// Two ends: this process's, and its successor's. Without them connections are closed.

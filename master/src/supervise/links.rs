@@ -9,26 +9,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rmogstored_worker::clients::heirs::Heirs;
 use rmogstored_worker::clients::inbox::{self, MOST_INPUT, Parcel};
+use rmogstored_worker::clients::neighbours::Passenger;
 use rmogstored_worker::control::{Channel, Down};
 use rmogstored_worker::spec::{Peer, Route, WorkerId};
-use rmogstored_worker::sys::socket::{seqpacket_pair, widen};
+use rmogstored_worker::sys::socket::{self, seqpacket_pair, widen};
+
+use crate::succession::Door;
 
 /// Room in an inbox, in bytes: connections wait there while their worker is replaced.
 const INBOX_ROOM: usize = 8 << 20;
 
-/// All of them, by slot; and those of a successor's workers.
+/// All of them, by slot; and those of the other node's workers in an upgrade.
 #[derive(Debug, Default)]
 pub struct Links {
     links: BTreeMap<WorkerId, Link>,
-    heirs: BTreeMap<u32, Heir>,
-}
-
-/// A worker of the successor, which takes connections over.
-#[derive(Debug)]
-struct Heir {
-    inbox: OwnedFd,
-    routes: Vec<Route>,
+    heirs: Heirs,
+    /// What the other node listens on, by its worker.
+    doors: BTreeMap<u32, Vec<Door>>,
+    /// Inboxes without a worker, with connections for the next one that serves.
+    waiting: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -43,7 +44,9 @@ struct Link {
 #[derive(Debug, Default)]
 struct Wanted {
     peers: BTreeSet<u16>,
+    /// Those of which something is new: that they are there, or that they are not.
     heirs: BTreeSet<u32>,
+    told_heirs: BTreeSet<u32>,
     aio_threads: Option<usize>,
     reopen_logs: bool,
     accept: bool,
@@ -56,7 +59,7 @@ impl Wanted {
     fn note(&mut self, message: &Down) {
         match message {
             Down::Peer { worker } => drop(self.peers.insert(*worker)),
-            Down::Heir { heir, .. } => drop(self.heirs.insert(*heir)),
+            Down::Heir { heir, .. } | Down::NoHeir { heir } => drop(self.heirs.insert(*heir)),
             Down::AioThreads { threads } => {
                 self.aio_threads = Some(*threads).filter(|_| self.told_threads != Some(*threads));
             }
@@ -69,8 +72,8 @@ impl Wanted {
     /// The inboxes come first: one that drains hands its connections to them.
     fn next(&self) -> Option<Down> {
         let peer = self.peers.first().map(|worker| Down::Peer { worker: *worker });
-        // Its routes are looked up when it is said.
-        let heir = || self.heirs.first().map(|heir| Down::Heir { heir: *heir, routes: Vec::new() });
+        // What is to be said of it is looked up then.
+        let heir = || self.heirs.first().map(|heir| Down::NoHeir { heir: *heir });
         let threads = || self.aio_threads.map(|threads| Down::AioThreads { threads });
         peer.or_else(heir)
             .or_else(threads)
@@ -82,7 +85,14 @@ impl Wanted {
     fn was_told(&mut self, message: &Down) {
         match message {
             Down::Peer { worker } => drop(self.peers.remove(worker)),
-            Down::Heir { heir, .. } => drop(self.heirs.remove(heir)),
+            Down::Heir { heir, .. } => {
+                self.heirs.remove(heir);
+                self.told_heirs.insert(*heir);
+            }
+            Down::NoHeir { heir } => {
+                self.heirs.remove(heir);
+                self.told_heirs.remove(heir);
+            }
             Down::AioThreads { threads } => {
                 (self.aio_threads, self.told_threads) = (None, Some(*threads));
             }
@@ -104,18 +114,50 @@ impl Links {
     }
 
     /// Closes a slot's inbox. Connections that wait in it go to the heir's, as far as there is
-    /// room; how many did.
+    /// room; how many did. Without an heir they wait for the next one that serves.
     pub fn remove(&mut self, id: WorkerId, heir: Option<WorkerId>) -> i32 {
         let Some(link) = self.links.remove(&id) else { return 0 };
-        let heir = heir.and_then(|heir| self.inbox_of(heir));
-        heir.map_or(0, |heir| pass_on(link.receiver.as_fd(), heir))
+        self.waiting.push(link.receiver);
+        heir.map_or(0, |heir| self.pass_on_to(heir))
+    }
+
+    /// Whether connections may wait for somebody who serves.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// One serves: what waits goes to its inbox, as far as there is room; how many did.
+    pub fn pass_on_to(&mut self, heir: WorkerId) -> i32 {
+        let waiting = std::mem::take(&mut self.waiting);
+        let Some(heir) = self.inbox_of(heir) else { return 0 };
+        let to_heir = |passenger: &Passenger<'_>| {
+            let Passenger { socket, service, site, input } = *passenger;
+            inbox::send_connection(heir, socket, service, site, input)
+        };
+        waiting.iter().map(|from| pass_on(from.as_fd(), to_heir)).sum()
+    }
+
+    /// The node goes: what waits, and what this slot's worker has left, goes to the other node.
+    pub fn pass_on_to_other_node(&mut self, id: Option<WorkerId>) {
+        if self.heirs.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let link = id.and_then(|id| self.links.get(&id)).map(|link| link.receiver.as_fd());
+        let heirs = &mut self.heirs;
+        for from in waiting.iter().map(AsFd::as_fd).chain(link) {
+            pass_on(from, |passenger| match socket::local_address(passenger.socket) {
+                Some(local) => heirs.send(passenger, local),
+                None => Err(io::ErrorKind::NotFound.into()),
+            });
+        }
     }
 
     /// Notes the channel to a slot's new process.
     pub fn connect(&mut self, id: WorkerId, control: Channel) {
         if let Some(link) = self.links.get_mut(&id) {
             link.control = Some(control);
-            let heirs = self.heirs.keys().copied().collect();
+            let heirs = self.heirs.numbers().into_iter().collect();
             link.wanted = Wanted { heirs, ..Wanted::default() };
         }
     }
@@ -132,15 +174,45 @@ impl Links {
         self.links.get(&id)?.control.as_ref()
     }
 
-    /// A worker of the successor takes connections of these routes: every worker is told.
-    pub fn add_heir(&mut self, heir: u32, inbox: OwnedFd, routes: Vec<Route>) {
-        self.heirs.insert(heir, Heir { inbox, routes });
-        self.send_all(&Down::Heir { heir, routes: Vec::new() });
+    /// A worker of the other node, which listens on these doors, takes connections of these
+    /// routes: every worker is told.
+    pub(crate) fn add_heir(
+        &mut self,
+        heir: u32,
+        inbox: OwnedFd,
+        doors: Vec<Door>,
+        routes: Vec<Route>,
+    ) {
+        self.heirs.add(heir, inbox, routes);
+        self.doors.insert(heir, doors);
+        self.tell_of(heir);
     }
 
-    /// There is no successor any more; whoever has been told of it finds that out.
+    /// It takes none any more: every worker is told.
+    pub fn remove_heir(&mut self, heir: u32) {
+        self.heirs.remove(heir);
+        self.doors.remove(&heir);
+        self.tell_of(heir);
+    }
+
+    /// There is no other node any more.
     pub fn forget_heirs(&mut self) {
-        self.heirs.clear();
+        self.doors.clear();
+        for heir in self.heirs.numbers() {
+            self.remove_heir(heir);
+        }
+    }
+
+    /// Other routes lead through the doors of the other node from now on.
+    pub(crate) fn find_routes(&mut self, through: impl Fn(&[Door]) -> Vec<Route>) {
+        for (heir, doors) in &self.doors {
+            self.heirs.set_routes(*heir, through(doors));
+        }
+        self.heirs.numbers().into_iter().for_each(|heir| self.tell_of(heir));
+    }
+
+    fn tell_of(&mut self, heir: u32) {
+        self.send_all(&Down::NoHeir { heir });
     }
 
     /// Tells one worker; what its channel has no room for now is kept for [`Links::flush`].
@@ -178,8 +250,9 @@ impl Links {
 
     fn flush_one(&mut self, id: WorkerId) {
         while let Some(message) = self.links.get(&id).and_then(|link| link.wanted.next()) {
+            let message = self.latest(message);
             match self.try_send(id, &message) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if inbox::is_full(&e) => return,
                 // Its process has gone, which SIGCHLD tells better.
                 Err(e) => log::debug!("control channel of worker {id}: {e}"),
                 Ok(()) => {}
@@ -197,15 +270,28 @@ impl Links {
                 Some(inbox) => control.send(message, Some(inbox)),
                 None => Ok(()), // gone again before it could be announced
             },
-            Down::Heir { heir, .. } => match self.heirs.get(heir) {
-                Some(Heir { inbox, routes }) => {
-                    let message = Down::Heir { heir: *heir, routes: routes.clone() };
-                    control.send(&message, Some(inbox.as_fd()))
-                }
-                None => Ok(()), // the same
-            },
+            Down::Heir { heir, .. } => {
+                control.send(message, self.heirs.get(*heir).map(|(inbox, _)| inbox))
+            }
+            Down::Drain => control.send(message, self.inbox_of(id)),
+            Down::NoHeir { heir } if !self.has_told(id, *heir) => Ok(()),
             _ => control.send(message, None),
         }
+    }
+
+    /// What there is to say of a worker of the other node: that it is there, or that it is not.
+    fn latest(&self, message: Down) -> Down {
+        match message {
+            Down::NoHeir { heir } => match self.heirs.get(heir) {
+                Some((_, routes)) => Down::Heir { heir, routes: routes.to_vec() },
+                None => message,
+            },
+            message => message,
+        }
+    }
+
+    fn has_told(&self, id: WorkerId, heir: u32) -> bool {
+        self.links.get(&id).is_some_and(|link| link.wanted.told_heirs.contains(&heir))
     }
 
     /// The sending end of a slot's inbox.
@@ -214,15 +300,15 @@ impl Links {
     }
 }
 
-/// Empties an inbox that has no worker any more into another one. What is no connection is of
-/// use to nobody now.
-fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> i32 {
+/// Empties an inbox that has no worker any more; `send` has its connections. What is no connection
+/// is of use to nobody now.
+fn pass_on(from: BorrowedFd<'_>, mut send: impl FnMut(&Passenger<'_>) -> io::Result<()>) -> i32 {
     let mut buffer = vec![0; MOST_INPUT + 64];
     let mut passed_on = 0;
     loop {
         match inbox::receive(from, &mut buffer) {
             Ok(Some(Parcel::Connection { socket, service, site, input })) => {
-                match inbox::send_connection(to, socket.as_fd(), service, site, &input) {
+                match send(&Passenger { socket: socket.as_fd(), service, site, input: &input }) {
                     Ok(()) => passed_on += 1,
                     Err(e) => log::warn!("a connection is lost between two workers: {e}"),
                 }
@@ -235,148 +321,4 @@ fn pass_on(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rmogstored_worker::spec::Service;
-    use rmogstored_worker::sys::socket::{receive_with_fd, send_with_fd};
-
-    const A: WorkerId = WorkerId(0);
-    const B: WorkerId = WorkerId(1);
-
-    #[test]
-    fn new_inbox_is_announced_to_the_workers_that_are_there() {
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        links.add(B).unwrap();
-        let (message, fd) = worker.receive::<Down>().unwrap().unwrap();
-        assert_eq!(message, Down::Peer { worker: 1 });
-        send_with_fd(fd.unwrap().as_fd(), &[b"x"], None).unwrap();
-        let (inbox, peers) = links.into_ends(B).unwrap();
-        assert_eq!(receive_with_fd(inbox.as_fd(), &mut [0; 8]).unwrap().0, 1);
-        assert_eq!(peers.iter().map(|peer| peer.worker).collect::<Vec<_>>(), [A]);
-    }
-
-    /// Fills the channel to a worker that does not read.
-    fn with_full_channel() -> (Links, Channel) {
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        while master.send(&Down::Accept, None).is_ok() {}
-        links.connect(A, master);
-        (links, worker)
-    }
-
-    /// Reads all, past what the channel was filled with.
-    fn heard(links: &mut Links, worker: &Channel) -> Vec<Down> {
-        let (mut heard, mut all_sent) = (Vec::new(), false);
-        loop {
-            match worker.receive::<Down>() {
-                Ok(Some((Down::Accept, _))) => {}
-                Ok(Some((message, _))) => heard.push(message),
-                _ if all_sent => return heard,
-                _ => all_sent = links.flush(),
-            }
-        }
-    }
-
-    #[test]
-    fn slow_reader_is_told_the_latest_of_each_kind() {
-        let (mut links, worker) = with_full_channel();
-        for threads in 1..=100_000 {
-            links.send(A, &Down::AioThreads { threads });
-            links.send(A, &Down::ReopenLogs);
-        }
-        links.send(A, &Down::Drain);
-        links.add(B).unwrap();
-        (1..=5).for_each(|threads| links.send(A, &Down::AioThreads { threads }));
-        assert!(!links.flush());
-        let expected = [
-            Down::Peer { worker: 1 },
-            Down::AioThreads { threads: 5 },
-            Down::ReopenLogs,
-            Down::Drain,
-        ];
-        assert_eq!(heard(&mut links, &worker), expected);
-    }
-
-    #[test]
-    fn each_worker_is_told_of_each_heir_and_so_is_one_that_comes_later() {
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        let (inbox, _receiver) = seqpacket_pair().unwrap();
-        let route = Route {
-            service: Service::Http,
-            site: 0,
-            address: ([127, 0, 0, 1], 7500).into(),
-            heir_site: 1,
-        };
-        links.add_heir(3, inbox, vec![route.clone()]);
-        let told = Down::Heir { heir: 3, routes: vec![route] };
-        assert!(worker.receive::<Down>().unwrap().is_some_and(|m| m.0 == told && m.1.is_some()));
-        links.disconnect(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        assert!(links.flush());
-        assert_eq!(worker.receive::<Down>().unwrap().unwrap().0, told);
-        links.forget_heirs();
-        links.disconnect(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        assert!(links.flush());
-        assert!(worker.receive::<Down>().is_err(), "there is nothing to say");
-    }
-
-    #[test]
-    fn what_changes_nothing_is_not_sent() {
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        for _ in 0..10_000 {
-            links.send(A, &Down::AioThreads { threads: 5 });
-            links.send(A, &Down::Drain);
-        }
-        assert_eq!(heard(&mut links, &worker), [Down::AioThreads { threads: 5 }, Down::Drain]);
-        // A new process of the slot knows nothing yet.
-        links.disconnect(A).unwrap();
-        let (master, worker) = Channel::pair().unwrap();
-        links.connect(A, master);
-        links.send(A, &Down::Drain);
-        assert_eq!(heard(&mut links, &worker), [Down::Drain]);
-    }
-
-    /// Back to what was told last while the channel was full: nothing is left to be said.
-    #[test]
-    fn change_of_mind_and_back_is_no_message() {
-        let (mut links, worker) = with_full_channel();
-        links.links.get_mut(&A).unwrap().wanted.told_threads = Some(5);
-        links.send(A, &Down::AioThreads { threads: 6 });
-        links.send(A, &Down::AioThreads { threads: 5 });
-        assert_eq!(heard(&mut links, &worker), []);
-    }
-
-    #[test]
-    fn connections_that_wait_for_a_worker_that_has_gone_are_passed_on() {
-        use rmogstored_worker::spec::SiteId;
-        let mut links = Links::default();
-        links.add(A).unwrap();
-        links.add(B).unwrap();
-        let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
-        for text in [b"GET /1", b"GET /2"] {
-            let (to, of) = (links.links[&A].sender.as_fd(), connection.as_fd());
-            inbox::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
-        }
-        assert_eq!(links.remove(A, Some(B)), 2);
-        let mut buffer = vec![0; 1 << 16];
-        for text in [b"GET /1", b"GET /2"] {
-            let parcel = inbox::receive(links.links[&B].receiver.as_fd(), &mut buffer).unwrap();
-            let Some(Parcel::Connection { input, .. }) = parcel else { panic!("{parcel:?}") };
-            assert_eq!(input, text);
-        }
-        assert_eq!(links.remove(B, None), 0);
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@
 //! | `successor_stderr` | what a successor says on its standard error |
 //! | `from_workers` | what workers say |
 //! | `health` | workers that stand still |
+//! | `reap` | processes that have ended |
 //! | `status` | filling in the status document |
 
 mod act;
@@ -30,6 +31,7 @@ mod heirs;
 pub mod links;
 pub mod plan;
 pub mod policy;
+mod reap;
 mod reload;
 mod requests;
 mod signals;
@@ -48,9 +50,8 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use rmogstored_worker::control::{Channel, Down};
-use rmogstored_worker::scoreboard::{DeviceState, Scoreboard, WorkerState};
+use rmogstored_worker::control::Channel;
+use rmogstored_worker::scoreboard::{DeviceState, Scoreboard};
 use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
@@ -66,9 +67,10 @@ use crate::report::status::StatusSocket;
 use crate::successor::Origin;
 use crate::{Listening, MasterError, OnReady, Reload, title as titles};
 use health::Roused;
+use heirs::Shared;
 use links::Links;
 use plan::Plan;
-use policy::{Action, Event, Exit, Phase, Policy};
+use policy::{Event, Phase, Policy};
 use reload::Renewal;
 use signals::EarlyQuit;
 use upgrade::Upgrades;
@@ -122,6 +124,8 @@ pub struct Supervisor {
     /// What this process succeeds to, as long as that lives.
     origin: Option<Origin>,
     links: Links,
+    /// Connections in an upgrade.
+    shared: Shared,
     /// The listeners as they were, for reports after they are closed.
     listening: Vec<Listening>,
     board: Scoreboard,
@@ -200,6 +204,7 @@ impl Supervisor {
             upgrades: Upgrades::default(),
             origin,
             links: Links::default(),
+            shared: Shared::default(),
             stalled: BTreeMap::new(),
             stuck: BTreeSet::new(),
             roused: Roused::default(),
@@ -225,6 +230,11 @@ impl Supervisor {
         supervisor
             .register(&supervisor.signals, SIGNALS_TOKEN, Interest::READABLE)
             .map_err(MasterError::system("epoll_ctl"))?;
+        if let Some(predecessor) = &supervisor.kit.predecessor {
+            supervisor
+                .register(predecessor, upgrade::TOKEN, Interest::READABLE)
+                .map_err(MasterError::system("epoll_ctl"))?;
+        }
         if origin.is_none() {
             supervisor.take_paths().inspect_err(|_| supervisor.remove_paths())?;
         }
@@ -333,7 +343,7 @@ impl Supervisor {
 
     fn deadline(&self, now: Instant) -> Instant {
         let own = if self.draining() { self.next_stall_look } else { self.next_look };
-        let retry = self.retry.then_some(now + RETRY);
+        let retry = (self.retry || self.shared.is_unfinished()).then_some(now + RETRY);
         let more = self.more_to_hear.then_some(now);
         let status = self.status.as_ref().and_then(StatusSocket::deadline);
         let others = [
@@ -350,50 +360,6 @@ impl Supervisor {
 
     fn draining(&self) -> bool {
         matches!(self.policy.phase(), Phase::Draining { .. })
-    }
-
-    /// Reaps all that ended. Children that an earlier program of this process left are reaped
-    /// without a word.
-    fn reap(&mut self, now: Instant) -> Vec<Action> {
-        let mut actions = Vec::new();
-        loop {
-            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid.as_raw(), Exit::Status(status)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    (pid.as_raw(), Exit::Signal(signal as i32))
-                }
-                Ok(WaitStatus::StillAlive) | Err(_) => return actions,
-                Ok(_) => continue,
-            };
-            if let Some(worker) = self.policy.children().by_pid(pid) {
-                actions.extend(self.bury(worker, pid, exit, now));
-            } else {
-                self.bury_successor(pid, exit);
-            }
-        }
-    }
-
-    /// Notes the end of a worker's process: its last words, log, event, scoreboard.
-    fn bury(&mut self, worker: WorkerId, pid: i32, exit: Exit, now: Instant) -> Vec<Action> {
-        let mut actions = self.hear(worker, usize::MAX, now);
-        if let Some(control) = self.links.disconnect(worker) {
-            let _ = self.poll.registry().deregister(&mut SourceFd(&control.as_fd().as_raw_fd()));
-        }
-        let slot = self.board.worker(worker);
-        slot.set_state(WorkerState::Empty);
-        slot.connections.store(0, std::sync::atomic::Ordering::Relaxed);
-        let last_path = slot.last_path();
-        if exit == Exit::Status(0) {
-            log::info!("worker {worker} (PID {pid}) {exit}");
-        } else {
-            log::error!("worker {worker} (PID {pid}) {exit}; its last request: {last_path:?}");
-        }
-        let (status, signal) = (exit.status(), exit.signal());
-        self.events.tell(&Told::WorkerExited { worker: worker.0, pid, status, signal, last_path });
-        // A connection whose wake-up went to this process alone would wait for the next one.
-        self.links.send_all(&Down::Accept);
-        actions.extend(self.policy.handle(Event::Exited { worker, exit }, now));
-        actions
     }
 
     fn look_for_stalls(&mut self) {

@@ -87,7 +87,7 @@ impl Supervisor {
         let mut actions = self.policy.handle(Event::Settle, now);
         self.list_devices();
         self.renewal = None;
-        self.offer_heirs();
+        self.share_connections();
         log::info!("reloaded: generation {generation}");
         self.events.tell(&Told::Reloaded { generation });
         notify::ready();

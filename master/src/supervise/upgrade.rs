@@ -37,7 +37,7 @@ const SILENT_WITH_PIDFILE: Duration = Duration::from_secs(1);
 const SILENT: Duration = Duration::from_secs(5);
 /// How often one is looked at for which a quit waits.
 const HURRY: Duration = Duration::from_millis(50);
-const TOKEN: Token = Token(1 << 15);
+pub(super) const TOKEN: Token = Token(1 << 15);
 
 /// What the master knows of its upgrades.
 #[derive(Debug, Default)]
@@ -72,9 +72,14 @@ enum Stage {
 }
 
 impl Upgrades {
-    /// The way by which the successor offers its workers' inboxes.
+    /// The way by which the successor offers its workers' inboxes, and hears of this node's.
     pub(super) fn offers(&self) -> Option<&Channel> {
         self.successor.as_ref()?.offers.as_ref()
+    }
+
+    /// Nobody speaks there.
+    pub(super) fn lose_offers(&mut self) {
+        self.successor.iter_mut().for_each(|successor| successor.offers = None);
     }
 }
 
@@ -153,9 +158,10 @@ impl Supervisor {
     /// Hears what the successor says, and watches the time.
     pub(super) fn look_after_successor(&mut self, now: Instant) {
         let pidfile = self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned());
-        self.hear_offers();
+        self.upgrades.successor.iter_mut().for_each(Successor::listen);
+        // What it offers it has offered before it says that it serves.
+        self.share_connections();
         let Some(successor) = &mut self.upgrades.successor else { return };
-        successor.listen();
         let (pid, waited) = (successor.pid, now - successor.began);
         let patience = if self.early_quit.is_some() { Duration::ZERO } else { SILENT_WITH_PIDFILE };
         let seems_ready = successor.seems_ready(pidfile.as_deref(), waited, patience);
@@ -232,7 +238,7 @@ impl Supervisor {
         successor.listen();
         let raw = successor.pipe.as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
-        self.links.forget_heirs();
+        self.share_connections();
         self.pidfile.iter().for_each(|pidfile| pidfile.take_back());
         self.status.iter().for_each(|status| status.take_back());
         listeners::restore_nonblocking(&self.plan.listeners);

@@ -273,6 +273,11 @@ impl Conn {
         between && self.output.is_empty() && self.closing.is_none()
     }
 
+    /// True for a watcher that has not taken all that it was sent.
+    pub fn is_deaf(&self) -> bool {
+        matches!(self.state, State::Watching) && !self.output.is_empty()
+    }
+
     /// Who is on the other side.
     pub fn peer(&self) -> SocketAddr {
         self.peer.address()

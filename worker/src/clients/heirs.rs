@@ -1,8 +1,9 @@
-//! The successor's workers, which take this process's connections over in an upgrade.
+//! The workers of the other node in an upgrade, which take connections over: the successor's for
+//! its predecessor, and the other way round if the upgrade is taken back.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::clients::inbox;
 use crate::clients::neighbours::Passenger;
@@ -31,30 +32,70 @@ impl Heirs {
         self.heirs.push(Heir { number, inbox, routes });
     }
 
+    /// It takes connections of these routes from now on.
+    pub fn set_routes(&mut self, number: u32, routes: Vec<Route>) {
+        if let Some(heir) = self.heirs.iter_mut().find(|heir| heir.number == number) {
+            heir.routes = routes;
+        }
+    }
+
+    /// One takes none any more.
+    pub fn remove(&mut self, number: u32) {
+        self.heirs.retain(|heir| heir.number != number);
+    }
+
+    /// None does.
+    pub fn clear(&mut self) {
+        self.heirs.clear();
+    }
+
     /// True when there is nobody, or nobody any more.
     pub fn is_empty(&self) -> bool {
         self.heirs.is_empty()
     }
 
-    /// Gives a connection, made to the address `local`, to one of them, in turn. `WouldBlock`:
-    /// their inboxes are full. `NotFound`: nobody listens for it there.
+    /// One's inbox, and whose connections it takes.
+    pub fn get(&self, number: u32) -> Option<(BorrowedFd<'_>, &[Route])> {
+        let heir = self.heirs.iter().find(|heir| heir.number == number)?;
+        Some((heir.inbox.as_fd(), &heir.routes))
+    }
+
+    /// The numbers of all.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.heirs.iter().map(|heir| heir.number).collect()
+    }
+
+    /// Where the connections were made to that they take.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<_> =
+            self.heirs.iter().flat_map(|heir| &heir.routes).map(|route| route.address).collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    /// Gives a connection, made to the address `local`, to one of them, in turn. An error of
+    /// [`inbox::is_full`]: there is no room with those who would take it. `NotFound`: nobody
+    /// listens for it there, or nobody lives any more.
     pub fn send(&mut self, passenger: &Passenger<'_>, local: SocketAddr) -> io::Result<()> {
-        let mut result = Err(io::ErrorKind::NotFound.into());
+        let mut full = None;
         for _ in 0..self.heirs.len() {
             self.turn = (self.turn + 1) % self.heirs.len().max(1);
             let Some(heir) = self.heirs.get(self.turn) else { break };
             let Some(site) = heir.site_for(passenger, local) else { continue };
-            result = heir.send(passenger, site);
-            match &result {
-                Ok(()) => break,
-                Err(e) if inbox::is_full(e) => {}
+            match heir.send(passenger, site) {
+                Ok(()) => return Ok(()),
+                Err(e) if inbox::is_full(&e) => full = Some(e),
                 Err(e) => {
-                    log::debug!("a worker of the successor takes nothing any more: {e}");
+                    log::debug!("worker {} of the other node takes nothing: {e}", heir.number);
                     self.heirs.remove(self.turn);
+                    // The next one is at its place.
+                    self.turn =
+                        self.turn.checked_sub(1).unwrap_or(self.heirs.len().saturating_sub(1));
                 }
             }
         }
-        result
+        Err(full.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 }
 
@@ -143,6 +184,39 @@ mod tests {
         receivers.clear();
         assert!(send().is_err());
         assert!(heirs.is_empty());
+    }
+
+    #[test]
+    fn a_full_one_counts_for_more_than_a_dead_one() {
+        for dead_first in [true, false] {
+            let (full, _receiver) = seqpacket_pair().unwrap();
+            while socket::send_with_fd(full.as_fd(), &[&[0; 1024]], None).is_ok() {}
+            let (dead, _) = seqpacket_pair().unwrap();
+            let mut heirs = Heirs::default();
+            let (first, second) = if dead_first { (dead, full) } else { (full, dead) };
+            for (number, inbox) in [(0, first), (1, second)] {
+                heirs.add(number, inbox, vec![route(Service::Http, 0, "0.0.0.0:1", 0)]);
+            }
+            let refused = sent(&mut heirs, Service::Http, 0, "127.0.0.1:1").unwrap_err();
+            assert!(inbox::is_full(&refused), "{dead_first}: {refused}");
+            assert_eq!(heirs.numbers().len(), 1);
+        }
+    }
+
+    #[test]
+    fn they_are_known_by_their_numbers_until_they_go() {
+        let mut heirs = Heirs::default();
+        for (number, at) in [(3, "0.0.0.0:1"), (5, "127.0.0.1:2"), (3, "0.0.0.0:1")] {
+            let (inbox, _) = seqpacket_pair().unwrap();
+            heirs.add(number, inbox, vec![route(Service::Http, 0, at, 0)]);
+        }
+        assert_eq!(heirs.numbers(), [5, 3]);
+        assert_eq!(heirs.addresses(), [address("0.0.0.0:1"), address("127.0.0.1:2")]);
+        assert_eq!(heirs.get(5).unwrap().1[0].address, address("127.0.0.1:2"));
+        heirs.remove(5);
+        assert!(heirs.get(5).is_none() && !heirs.is_empty());
+        heirs.clear();
+        assert!(heirs.is_empty() && heirs.addresses().is_empty());
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Inbox {
     waits: bool,
     /// Something is in it, for which there is no descriptor now.
     starved: bool,
+    /// What is in it is for whoever comes next.
+    left: bool,
     /// Descriptors from this number on are few: what is received may find no room.
     scarce_from: RawFd,
     /// The last one was such a one.
@@ -77,6 +79,7 @@ impl Inbox {
             buffer: vec![0; MOST_INPUT + 64],
             waits: false,
             starved: false,
+            left: false,
             scarce_from: RawFd::try_from(scarce_from).unwrap_or(RawFd::MAX),
             careful: true,
         }
@@ -100,7 +103,12 @@ impl Inbox {
 
     /// Something has come, or may have.
     pub fn note_arrival(&mut self) {
-        self.waits = true;
+        self.waits = !self.left;
+    }
+
+    /// From now on what is in it, and what comes, is for whoever has the slot next.
+    pub fn leave(&mut self) {
+        (self.waits, self.starved, self.left) = (false, false, true);
     }
 
     /// Whether something may be in it that can be taken now.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -22,6 +23,7 @@ use crate::disk::path::DevPath;
 use crate::disk::pool::Progress;
 use crate::disk::usage::{self, Usage};
 use crate::ids::{DeviceKey, SiteId, WorkerId};
+use crate::route::LiveOn;
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::spec::Fsync;
 use crate::sys::socket;
@@ -142,8 +144,10 @@ pub struct Host {
     board: Scoreboard,
     /// The worker's own slot there.
     slot: &'static WorkerSlot,
-    /// Answers are to say that the connection closes.
+    /// Answers are to say that the connection closes, unless it lives on elsewhere.
     last: AtomicBool,
+    /// Which connections do, while answers are such.
+    live_on: Mutex<LiveOn>,
     /// This worker drains: the loop wants to hear of each answer.
     leaving: AtomicBool,
     /// What is on the disk before a PUT or DELETE is answered.
@@ -161,8 +165,9 @@ impl Host {
         epoll: impl AsFd,
     ) -> io::Result<Host> {
         let (last, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        let live_on = Mutex::new(LiveOn::All);
         let (slot, epoll) = (board.worker(worker), socket::duplicate(epoll)?);
-        Ok(Host { board, slot, last, leaving, fsync, epoll })
+        Ok(Host { board, slot, last, live_on, leaving, fsync, epoll })
     }
 
     /// A device on the scoreboard.
@@ -170,9 +175,21 @@ impl Host {
         self.board.device(device)
     }
 
-    /// Loop: whether answers are to say that the connection closes.
-    pub fn set_last(&self, last: bool) {
+    /// Loop: answers say that the connection closes, unless it is one of these.
+    pub fn set_live_on(&self, live_on: LiveOn) {
+        let last = live_on != LiveOn::All;
+        *self.live_on() = live_on;
         self.last.store(last, Relaxed);
+    }
+
+    /// Held for a comparison of addresses at most.
+    fn live_on(&self) -> MutexGuard<'_, LiveOn> {
+        self.live_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a connection goes on when this worker has gone.
+    pub fn lives_on(&self, socket: BorrowedFd<'_>) -> bool {
+        !self.last.load(Relaxed) || self.live_on().has(|| socket::local_address(socket))
     }
 
     /// Loop: this worker drains, and wants to hear of each answer.
@@ -188,7 +205,7 @@ impl Host {
     /// Whether a connection may live on behind an answer for which all that was read of it is
     /// used: not while draining, unless the next request is there already.
     pub fn may_keep(&self, socket: BorrowedFd<'_>) -> bool {
-        !self.last.load(Relaxed) || socket::has_input(socket)
+        self.lives_on(socket) || socket::has_input(socket)
     }
 }
 

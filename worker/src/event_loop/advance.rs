@@ -100,6 +100,7 @@ impl Worker {
     /// In a drain, as soon as a connection is between two requests, it is with whoever stays.
     fn follows(&mut self, key: usize) -> bool {
         self.drain.is_on()
+            && !self.drain.is_crowded()
             && self.conns[key].is_between_requests()
             && self.bequeath(key) == Given::Gone
     }

@@ -2,23 +2,26 @@
 //! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::clients::conn::{Conn, State};
+use crate::clients::conn::{Conn, Ending, State};
 use crate::clients::inbox;
+use crate::clients::neighbours::Passenger;
 use crate::control::Up;
 use crate::event_loop::Worker;
 use crate::scoreboard::WorkerState;
-use crate::spec::WorkerId;
+use crate::spec::{LiveOn, WorkerId};
 use crate::sys::{socket, title};
 
 /// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
 /// would find it closed. That request is answered with `Connection: close`.
 const RECENT_MS: u64 = 500;
+/// So long after its beginning a drain of one worker is not the beginning of the node's.
+const FOR_SURE_MS: u64 = 100;
 /// Requests in progress get so long where nobody supervises us any more.
 const ORPHAN_MS: u64 = 5000;
 /// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
@@ -41,9 +44,29 @@ pub(super) struct Drain {
     began: Option<u64>,
     /// Nobody supervises us any more.
     orphan: bool,
+    /// A signal told this worker alone: it is replaced at once.
+    replaced: bool,
+    /// Whoever is to have connections had no room for one since the last tick.
+    crowded: bool,
 }
 
 impl Drain {
+    /// Whether the whole node would have been told to go by now, if it was: a service manager may
+    /// signal all of its processes.
+    fn is_for_sure(&self, now: u64) -> bool {
+        self.began.is_some_and(|began| now.saturating_sub(began) >= FOR_SURE_MS)
+    }
+
+    /// What has no room elsewhere is tried again with the next tick: not with each event.
+    fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
+    }
+
+    /// Whether there was no room for a connection since the last tick.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded
+    }
+
     /// Whether the worker is leaving.
     pub(super) fn is_on(&self) -> bool {
         self.began.is_some()
@@ -79,9 +102,13 @@ impl Drain {
 }
 
 impl Worker {
-    /// Starts the drain, once.
-    pub(super) fn begin_drain(&mut self) {
+    /// Starts the drain, once. `replaced`: it is this worker's alone, and another one comes.
+    pub(super) fn begin_drain(&mut self, replaced: bool) {
         if self.drain.begin(self.clock.now()) {
+            if replaced {
+                self.drain.replaced = true;
+                self.say_that_it_leaves();
+            }
             self.leave();
         }
     }
@@ -109,39 +136,56 @@ impl Worker {
         }
     }
 
-    /// Whether answers say that the connection closes: only where nobody takes it over.
-    pub(super) fn settle_answers(&self) {
-        let last = self.drain.is_on() && !self.has_heir();
-        self.context.host().set_last(last);
+    /// Whether all workers of the node leave, so that nobody of them has what this one leaves.
+    fn all_leave(&self) -> bool {
+        self.drain.orphan || self.board.draining()
     }
 
-    /// Whether connections live on elsewhere: with the successor if the whole node goes, else with
-    /// a worker that stays.
-    fn has_heir(&self) -> bool {
-        match self.drain.orphan || self.board.draining() {
-            true => !self.heirs.is_empty(),
-            false => self.neighbours.heir(self.clock.monotonic()).is_some(),
+    /// Answers say that the connection closes only where nobody takes it over.
+    pub(super) fn settle_answers(&self) {
+        self.context.host().set_live_on(match self.drain.is_on() && self.all_leave() {
+            true => LiveOn::From(self.heirs.addresses()),
+            false => LiveOn::All,
+        });
+    }
+
+    /// Whether a connection goes on when this worker has gone.
+    pub(super) fn lives_on(&self, key: usize) -> bool {
+        self.context.host().lives_on(self.conns[key].fd())
+    }
+
+    /// Gives away or closes connections with nothing in progress.
+    pub(super) fn close_idle(&mut self) {
+        self.settle_answers();
+        self.drain.set_crowded(false);
+        for key in self.conns.keys_where(Conn::is_between_requests) {
+            if !self.conns.get(key).is_some_and(Conn::is_between_requests) {
+                continue;
+            }
+            let waits = self.drain.is_crowded() && self.lives_on(key);
+            if !waits && self.bequeath(key) == Given::Never {
+                self.close_if_idle(key);
+            }
+        }
+        if self.drain.has_lasted(self.clock.now()) {
+            self.conns.keys_where(Conn::is_deaf).into_iter().for_each(|key| self.close(key));
         }
     }
 
-    /// Gives away or closes connections with nothing in progress. What has arrived and not been
-    /// read yet is in progress: each gets a last look.
-    pub(super) fn close_idle(&mut self) {
-        self.settle_answers();
-        let mut full = false;
-        for key in self.conns.keys_where(Conn::is_between_requests) {
-            let Some(conn) = self.conns.get_mut(key) else { continue };
-            conn.look_again();
-            self.advance(key);
-            let rests = |conn: &Conn| conn.is_between_requests() && !conn.is_readable();
-            if full || !self.conns.get(key).is_some_and(rests) {
-                continue;
+    /// What has arrived and not been read yet is in progress: there is a last look.
+    fn close_if_idle(&mut self, key: usize) {
+        self.conns[key].look_again();
+        self.advance(key);
+        let rests = |conn: &Conn| conn.is_between_requests() && !conn.is_readable();
+        let rests = self.conns.get(key).is_some_and(rests);
+        if rests && self.is_idle(key) && !self.was_used_recently(key) {
+            // Who asks at this moment gets the end of the stream, and no reset.
+            if matches!(self.conns[key].state(), State::Watching) {
+                self.stop_watching(key);
             }
-            match self.bequeath(key) {
-                Given::Gone => {}
-                Given::Later => full = true, // For all: they are tried again with the next tick.
-                Given::Never if !self.is_idle(key) || self.was_used_recently(key) => {}
-                Given::Never => self.close(key),
+            let next = self.end(key, Ending::Lingering);
+            if self.act(key, next) {
+                self.advance(key);
             }
         }
     }
@@ -149,55 +193,76 @@ impl Worker {
     /// In a drain: gives a connection between two requests, with the beginning of the next one, to
     /// whoever stays. A watcher takes its request along, to be made again.
     pub(super) fn bequeath(&mut self, key: usize) -> Given {
-        let whole = self.drain.orphan || self.board.draining();
-        let heir = match whole {
-            true if self.heirs.is_empty() => return Given::Never,
-            true => None,
-            false => match self.neighbours.heir(self.clock.monotonic()) {
-                None => return Given::Never,
-                heir => heir,
-            },
-        };
-        let conn = &self.conns[key];
-        let input = match conn.state() {
+        let input = match self.conns[key].state() {
             State::Watching => b"watch\n".to_vec(),
-            _ => conn.input().to_vec(),
+            _ => self.conns[key].input().to_vec(),
         };
-        self.unwatch(conn);
-        let passenger = conn.as_passenger(&input);
-        let sent = match (heir, socket::local_address(conn.fd())) {
-            (Some(heir), _) => self.neighbours.send(heir, &passenger),
-            (None, Some(local)) => self.heirs.send(&passenger, local),
-            (None, None) => Err(io::ErrorKind::NotFound.into()),
-        };
-        if sent.is_ok() && heir.is_none() {
-            self.slot.handed_over.fetch_add(1, Relaxed);
-        }
-        match sent {
+        match self.leave_behind(key, &input) {
             Ok(()) => {
-                self.forget(key);
+                self.let_live(key);
                 Given::Gone
             }
-            // It stays, and may be used until then.
-            Err(_) if self.watch_conn(key).is_err() => {
-                self.close(key);
-                Given::Gone
+            Err(e) if inbox::is_full(&e) => {
+                self.drain.set_crowded(true);
+                Given::Later
             }
-            Err(e) if inbox::is_full(&e) => Given::Later,
             Err(_) => Given::Never,
         }
     }
 
+    /// Sends a connection to who has it from now on: another worker, one of the other node in an
+    /// upgrade, or whoever gets this worker's inbox next.
+    fn leave_behind(&mut self, key: usize, input: &[u8]) -> io::Result<()> {
+        let conn = &self.conns[key];
+        let passenger = conn.as_passenger(input);
+        if !self.all_leave()
+            && let Some(heir) = self.neighbours.heir(self.clock.monotonic())
+        {
+            return self.neighbours.send(heir, &passenger);
+        }
+        let sent = match socket::local_address(conn.fd()) {
+            Some(local) if !self.heirs.is_empty() => self.heirs.send(&passenger, local),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        };
+        let sent = match sent {
+            Err(e) if !inbox::is_full(&e) && self.may_stay_behind(key) => {
+                if !self.drain.is_for_sure(self.clock.now()) {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let Some(own) = &self.way_back else { return Err(e) };
+                self.inbox.leave();
+                let Passenger { socket, service, site, input } = passenger;
+                inbox::send_connection(own.as_fd(), socket, service, site, input)
+            }
+            sent => sent,
+        };
+        if sent.is_ok() {
+            self.slot.handed_over.fetch_add(1, Relaxed);
+        }
+        sent
+    }
+
+    /// Whether a connection may wait in this worker's inbox for whoever gets that next. Where nobody
+    /// may come for long, what has begun is finished here.
+    fn may_stay_behind(&self, key: usize) -> bool {
+        !self.all_leave() && (self.drain.replaced || self.is_idle(key))
+    }
+
     /// Gives a connection with nothing in progress to another worker. False: it is still here.
     pub(super) fn give(&mut self, key: usize, heir: WorkerId, input: &[u8]) -> bool {
-        let conn = &self.conns[key];
-        self.unwatch(conn);
-        if self.neighbours.send(heir, &conn.as_passenger(input)).is_ok() {
-            self.forget(key);
-            return true;
+        let given = self.neighbours.send(heir, &self.conns[key].as_passenger(input)).is_ok();
+        if given {
+            self.let_live(key);
         }
-        // Not taken: it stays until it is closed, and may be used until then.
-        self.watch_conn(key).is_err() && self.forget(key).is_some()
+        given
+    }
+
+    /// Forgets a connection that somebody else has. Only afterwards is it taken out of epoll: put
+    /// back there it would be told of as if something had happened.
+    fn let_live(&mut self, key: usize) {
+        if let Some(conn) = self.forget(key) {
+            self.unwatch(&conn);
+        }
     }
 
     pub(super) fn is_idle(&self, key: usize) -> bool {
@@ -249,10 +314,16 @@ impl Worker {
     }
 
     /// While all workers drain, one that has not noticed yet may still send a connection
-    /// here. One that drains alone leaves its inbox to its replacement.
+    /// here. One that drains alone leaves its inbox to its replacement. Without a master nobody
+    /// notes that one has died.
     fn others_hand_nothing_over(&self) -> bool {
-        !self.drain.orphan && !self.board.draining()
-            || self.board.live_workers().all(|(_, slot)| slot.state() == WorkerState::Draining)
+        let now = self.clock.monotonic();
+        let is_dead = |id| self.drain.orphan && self.neighbours.is_stuck(id, Duration::ZERO, now);
+        !self.all_leave()
+            || self
+                .board
+                .live_workers()
+                .all(|(id, slot)| slot.state() == WorkerState::Draining || is_dead(id))
     }
 
     /// Connections are closed by hand: a process with a thread that no signal can end keeps its

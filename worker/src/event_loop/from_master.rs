@@ -26,7 +26,10 @@ impl Worker {
 
     fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
         match message {
-            Down::Drain => self.begin_drain(),
+            Down::Drain => {
+                self.way_back = fd;
+                self.begin_drain(false);
+            }
             Down::AioThreads { threads } => self.set_threads(threads),
             Down::ReopenLogs => {}
             Down::Accept => self.accept_pending(),
@@ -35,6 +38,10 @@ impl Worker {
                     self.heirs.add(heir, inbox, routes);
                     self.settle_answers();
                 }
+            }
+            Down::NoHeir { heir } => {
+                self.heirs.remove(heir);
+                self.settle_answers();
             }
             Down::Peer { worker } => {
                 if let Some(inbox) = fd {
@@ -48,7 +55,7 @@ impl Worker {
         while let Some(signal) = self.signals.next() {
             // An interrupt from the terminal reaches the master too, which decides.
             if signal != Signal::SIGINT {
-                self.begin_drain();
+                self.begin_drain(true);
             }
         }
     }

@@ -21,9 +21,9 @@ impl Worker {
             self.conns[key].enter(State::idle());
             return true; // Retired since it was chosen: served here.
         }
-        self.unwatch(conn);
         match self.neighbours.send(owner, &conn.as_passenger(conn.input())) {
             Ok(()) => {
+                self.unwatch(&self.conns[key]);
                 self.close(key);
                 false
             }
@@ -33,11 +33,6 @@ impl Worker {
 
     /// The owner takes no connection. True: it is served here instead.
     pub(super) fn keep_unmoved(&mut self, key: usize, owner: WorkerId, why: &io::Error) -> bool {
-        if let Err(e) = self.watch_conn(key) {
-            log::error!("cannot watch a connection: {e}");
-            self.close(key);
-            return false;
-        }
         let gone = matches!(
             why.raw_os_error(),
             Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN)

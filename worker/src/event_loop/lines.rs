@@ -21,8 +21,12 @@ impl Worker {
         let next = loop {
             let (line, len) = match line::split(&input[bytes..]) {
                 Line::Whole(line, len) => (line, len),
-                // In a drain who goes on and on has been answered enough.
-                Line::Partial if bytes > 0 && self.drain.has_lasted(self.clock.now()) => {
+                // In a drain who goes on and on has been answered enough, unless others go on.
+                Line::Partial
+                    if bytes > 0
+                        && self.drain.has_lasted(self.clock.now())
+                        && !self.lives_on(key) =>
+                {
                     break self.finish_batch(key, Ending::Lingering);
                 }
                 Line::Partial => break self.after_batch(key, Next::Read, State::idle()),

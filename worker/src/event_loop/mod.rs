@@ -38,7 +38,7 @@ mod yielding;
 pub use tick::odd_usage_interval;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -116,6 +116,8 @@ pub(crate) struct Worker {
     to_master: ToMaster,
     listeners: Listeners,
     inbox: Inbox,
+    /// The way into it, for what this worker leaves behind, once the master has sent that.
+    way_back: Option<OwnedFd>,
     neighbours: Neighbours,
     balance: Balance,
     heirs: Heirs,
@@ -196,6 +198,7 @@ impl Worker {
             to_master: ToMaster::default(),
             listeners: Listeners::new(spec.listeners, FIRST_LISTENER),
             inbox: Inbox::new(spec.inbox, descriptors),
+            way_back: None,
             neighbours: Neighbours::new(spec.id, spec.board, spec.peers),
             balance: Balance::new(most),
             heirs: Heirs::default(),

@@ -15,6 +15,8 @@ pub(super) struct ToMaster {
     /// By whom it was asked for.
     shutdown: Option<String>,
     threads: Option<usize>,
+    /// A signal sends this worker away.
+    leaves: bool,
     /// Said, and not yet answered by the number that now holds for all.
     asked: Option<usize>,
 }
@@ -36,6 +38,12 @@ impl Worker {
         }
     }
 
+    /// So that the master sends what a worker that leaves needs.
+    pub(super) fn say_that_it_leaves(&mut self) {
+        self.to_master.leaves = true;
+        self.tell_master();
+    }
+
     /// The master has said what holds.
     pub(super) fn set_threads(&mut self, threads: usize) {
         self.to_master.asked = None;
@@ -50,12 +58,16 @@ impl Worker {
         {
             self.to_master.shutdown = Some(peer);
         }
+        if self.to_master.leaves && self.was_said(&Up::Leaves) {
+            self.to_master.leaves = false;
+        }
         if let Some(threads) = self.to_master.threads
             && self.was_said(&Up::AioThreads { threads })
         {
             (self.to_master.threads, self.to_master.asked) = (None, Some(threads));
         }
-        if self.to_master.shutdown.is_some() || self.to_master.threads.is_some() {
+        let ToMaster { shutdown, threads, leaves, .. } = &self.to_master;
+        if shutdown.is_some() || threads.is_some() || *leaves {
             self.tick_in(AGAIN_MS);
         }
     }

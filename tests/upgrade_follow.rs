@@ -253,7 +253,9 @@ fn connections_that_nobody_listens_for_are_closed_politely() {
     let spent = || workers.iter().map(|pid| process::cpu_seconds(*pid)).sum::<f64>();
     let before = spent();
     kill(old, Signal::SIGQUIT).unwrap();
-    used.get("/dev1/a").expect_and(200, "close");
+    until("an answer that says so", || {
+        used.get("/dev1/a").expect(200).header("Connection") == Some("close")
+    });
     used.closes();
     idle.closes();
     kept.go_on();

@@ -136,3 +136,5 @@ mod watch;
 mod who_asked;
 /// What an operator reads when something is wrong.
 mod words;
+/// Connections of a worker that goes.
+mod worker_follow;

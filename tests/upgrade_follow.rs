@@ -2,7 +2,6 @@
 //! Nobody is closed who is between two requests.
 
 use std::fs;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -12,13 +11,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::chain::{Chain, is_gone};
-use crate::harness::{Client, Node, STATUS_FD, Setup, narrow_connection, until};
+use crate::harness::{Client, Node, STATUS_FD, Setup, until};
 use crate::load::{Link, process};
 
 /// One connection of each kind, all between two requests.
-struct Kept {
+pub struct Kept {
     fresh: Client,
-    used: Client,
+    /// One of them.
+    pub used: Client,
     old: Client,
     half_head: Client,
     side: Client,
@@ -27,7 +27,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(node: &Node) -> Kept {
+    /// The node has `/dev1/a` then.
+    pub fn of(node: &Node) -> Kept {
         node.store("/dev1/a", "a");
         let mut watcher = node.sidechannel();
         watcher.send("watch\n");
@@ -46,14 +47,14 @@ impl Kept {
     }
 
     /// The first halves of what [`Kept::go_on`] ends.
-    fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.half_head.ask("GET / HTTP/1.1\r\n\r\nGET /dev1/a HT").expect(200);
         self.half_line.send("size /dev1/no\nsize /dev");
         assert_eq!(self.half_line.line(), "/dev1/no -1\r\n");
     }
 
     /// Each is asked for something, and has to be kept again.
-    fn go_on(&mut self) {
+    pub fn go_on(&mut self) {
         self.fresh.ask("GET /dev1/a HTTP/1.1\r\n\r\n").expect_and(200, "keep-alive");
         self.used.put("/dev2/b", "b").expect_and(201, "keep-alive");
         let old = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
@@ -176,59 +177,31 @@ fn connections_of_a_successor_that_goes_are_with_its_predecessor() {
     clients.iter_mut().for_each(Client::stays_open);
 }
 
+/// Both nodes of an upgrade are told to go: nothing goes to and fro between them.
 #[test]
-fn connections_wait_while_the_node_rests() {
-    for workers in ["device", "1"] {
-        let node = Setup::new().workers(workers).start();
-        let mut kept = Kept::of(&node);
-        for round in 0..2 {
-            kept.go_on();
-            node.signal(Signal::SIGWINCH);
-            until("the workers to go", || node.workers().is_empty());
-            kept.used.send("GET /dev1/a HTTP/1.1\r\n\r\n");
-            assert!(kept.used.is_silent_for(Duration::from_millis(50)));
-            node.signal(Signal::SIGHUP);
-            until("new workers", || node.all_events("reloaded").len() > round);
-            kept.used.answer().expect_and(200, "keep-alive");
-            kept.begin();
-        }
-    }
-}
-
-#[test]
-fn connections_follow_the_replacement_of_workers() {
-    for workers in ["device", "cpu", "1"] {
-        let node = Setup::new().workers(workers).start();
-        let mut kept = Kept::of(&node);
-        for _ in 0..2 {
-            let all = node.workers();
-            for worker in &all {
-                let seen = node.events.so_far().len();
-                kill(*worker, Signal::SIGQUIT).unwrap();
-                node.event_after(seen, "worker_started");
-                assert!(is_gone(*worker));
-            }
-            kept.go_on();
-            kept.begin();
-        }
-    }
-}
-
-#[test]
-fn connections_follow_the_retirement_of_a_device() {
-    let node = Setup::new().devices(3).start();
-    let mut kept = Kept::of(&node);
-    let mut there = node.client();
-    for _ in 0..3 {
-        there.put("/dev3/x", "x").expect_and(201, "keep-alive");
-        let seen = node.events.so_far().len();
-        fs::remove_dir_all(node.docroot().join("dev3")).unwrap();
-        node.event_after(seen, "worker_exited");
-        there.get("/dev1/a").expect_and(200, "keep-alive");
-        fs::create_dir(node.docroot().join("dev3")).unwrap();
-        node.event_after(seen, "worker_started");
-        kept.go_on();
-        kept.begin();
+fn connections_of_two_nodes_that_go_end_with_them() {
+    for signal in [Signal::SIGQUIT, Signal::SIGTERM] {
+        let mut chain = Chain::start(Setup::new());
+        chain.node.store("/dev1/a", "a");
+        let mut kept = Kept::of(&chain.node);
+        let (old, new) = chain.begin_upgrade();
+        let workers: Vec<_> = [old, new]
+            .into_iter()
+            .flat_map(process::children_of)
+            .filter(|pid| *pid != new)
+            .collect();
+        let spent = || workers.iter().map(|pid| process::cpu_seconds(*pid)).sum::<f64>();
+        let before = spent();
+        [old, new].into_iter().for_each(|pid| kill(pid, signal).unwrap());
+        assert!(kept.half_head.is_silent_for(Duration::from_millis(300)));
+        let answer = kept.half_head.ask("TP/1.1\r\n\r\n").expect(200);
+        assert_eq!(answer.body, b"a");
+        kept.half_head.closes();
+        let took = spent() - before;
+        assert!(took < 0.15, "{took} s of processor time");
+        drop(kept);
+        assert_eq!(chain.node.wait_for_exit().code(), Some(0));
+        until("the successor to go", || is_gone(new));
     }
 }
 
@@ -265,26 +238,6 @@ fn connections_that_nobody_listens_for_are_closed_politely() {
     half.closes();
     until("the old master to go", || is_gone(old));
     assert_eq!(chain.master(), new);
-}
-
-/// It takes nothing of what it is sent, and is in nobody's way.
-#[test]
-fn a_watcher_that_does_not_read_holds_up_no_drain() {
-    let setup = Setup::new();
-    let folders = (0..800).map(|n| setup.folder().join(format!("dev{}", 16_770_000 + n)));
-    folders.for_each(|folder| fs::create_dir(folder).unwrap());
-    let mut node = setup.workers("1").env("MOG_DISK_USAGE_INTERVAL", "3600").start();
-    let mut deaf = narrow_connection(node.address("mgmt"));
-    deaf.write_all(b"watch\n").unwrap();
-    let mut witness = node.sidechannel();
-    witness.send("watch\n");
-    // Of 12 kB each: more than the kernel keeps for it.
-    (0..4).for_each(|_| drop(witness.take_through(b"\n.\n")));
-    drop(witness);
-    let begun = Instant::now();
-    node.signal(Signal::SIGQUIT);
-    assert_eq!(node.wait_for_exit().code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 /// Clients that never reconnect, and are never told to.

@@ -22,7 +22,7 @@ pub enum Up {
     Ready,
     /// A signal has told it to go: it asks for [`Down::Drain`].
     Leaves,
-    /// It has nothing left to do after [`Down::Drain`] and is about to exit.
+    /// It leaves, has nothing left to do, and is about to exit.
     Drained,
     /// The devices that a docroot has, by name: when its owner has looked for the first time, and
     /// when that has changed.

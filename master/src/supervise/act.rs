@@ -47,7 +47,7 @@ impl Supervisor {
                 return self.renewal_failed(worker, exit, now);
             }
             Action::Respawn { worker, delay, crashed } => self.respawn(worker, delay, crashed),
-            Action::Release(worker) => self.release(worker),
+            Action::Release(worker) => self.links.remove(worker),
             Action::StartFailed { worker, exit } => self.start_failed(worker, exit),
             Action::NodeDraining => self.node_draining(now),
             Action::Spawn(_) | Action::Finish(_) => unreachable!("the caller's"),
@@ -110,7 +110,6 @@ impl Supervisor {
         let Some(pid) = child.and_then(|child| child.life.pid()) else { return };
         let devices = self.devices_of(worker);
         log::debug!("worker {worker} (PID {pid}) is ready");
-        self.pass_on_to(worker);
         self.events.tell(&Told::WorkerStarted { worker: worker.0, pid, devices });
         self.retire_superfluous(Instant::now());
     }
@@ -142,29 +141,6 @@ impl Supervisor {
         self.reload_once_more(now)
     }
 
-    /// Connections that wait in the inbox go on to another worker.
-    fn release(&mut self, worker: WorkerId) {
-        let newest = self.policy.newest();
-        let children = self.policy.children().of(newest);
-        let mut serving = children.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
-        let heir = serving.next().map(|(id, _)| id);
-        let passed_on = self.links.remove(worker, heir);
-        match heir {
-            Some(heir) => {
-                self.board.worker(heir).inbox_pending.fetch_add(passed_on, Relaxed);
-            }
-            None => self.links.pass_on_to_other_node(None),
-        }
-    }
-
-    /// What has waited for somebody who serves has found one.
-    fn pass_on_to(&mut self, worker: WorkerId) {
-        if self.links.has_waiting() && self.policy.phase() == Phase::Running {
-            let passed_on = self.links.pass_on_to(worker);
-            self.board.worker(worker).inbox_pending.fetch_add(passed_on, Relaxed);
-        }
-    }
-
     fn respawn(&self, worker: WorkerId, delay: Duration, crashed: bool) {
         if crashed {
             self.board.worker(worker).restarts.fetch_add(1, Relaxed);
@@ -185,7 +161,8 @@ impl Supervisor {
         self.board.set_draining();
         self.plan.listeners.clear();
         self.renewal = None;
-        self.links.pass_on_to_other_node(None);
+        self.links.remove_processless();
+        self.share_connections();
         self.events.tell(&Told::Draining { by: &by });
         self.dismiss_successor("its predecessor was told to quit", now);
         self.announce_successor();

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rmogstored_worker::clients::inbox;
 use rmogstored_worker::control::Channel;
-use rmogstored_worker::scoreboard::MAX_WORKERS;
+use rmogstored_worker::scoreboard::{MAX_WORKERS, WorkerState};
 use rmogstored_worker::spec::WorkerId;
 
 use super::Supervisor;
@@ -21,8 +22,10 @@ const MOST: usize = 2 * MAX_WORKERS;
 /// What was said to the other node, and what it may know.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    /// The workers that it knows as takers of connections.
+    /// The workers that it knows as takers of connections ...
     offered: BTreeSet<WorkerId>,
+    /// ... and those with what this node listens on now.
+    with_doors: BTreeSet<WorkerId>,
     /// What this node listens on, or did until it began to drain.
     doors: Vec<Door>,
     /// The other one speaks this language.
@@ -49,6 +52,24 @@ impl Supervisor {
         self.shared.unfinished = !self.offer_heirs() || !heard;
     }
 
+    /// Connections in inboxes that have no worker go to whoever serves. False: some find no room.
+    pub(super) fn pass_on_connections(&mut self) -> bool {
+        if !self.links.has_waiting() {
+            return true;
+        }
+        if self.policy.phase() != Phase::Running {
+            self.links.pass_on_to_other_node();
+            return true;
+        }
+        let newest = self.policy.children().of(self.policy.generation());
+        let serving = newest.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
+        let serving: Vec<WorkerId> = serving.map(|(id, _)| id).collect();
+        for (worker, count) in self.links.pass_on(&serving) {
+            self.board.worker(worker).inbox_pending.fetch_add(count, Relaxed);
+        }
+        serving.is_empty() || !self.links.has_waiting()
+    }
+
     /// The way to the other node in an upgrade.
     fn other_node(&self) -> Option<&Channel> {
         self.kit.predecessor.as_ref().or_else(|| self.upgrades.offers())
@@ -65,20 +86,28 @@ impl Supervisor {
         if self.draining() {
             return;
         }
-        let doors = succession::doors(&self.plan);
+        // What a generation that is not settled listens on, the one before it may not.
+        let plan = match &self.renewal {
+            Some(renewal) if self.policy.is_renewing() => &renewal.before,
+            _ => &self.plan,
+        };
+        let doors = succession::doors(plan);
         if doors != self.shared.doors {
             self.links.find_routes(|theirs| succession::routes(&doors, theirs));
-            self.shared.offered.clear();
+            self.shared.with_doors.clear();
             self.shared.doors = doors;
         }
     }
 
-    /// Those that serve and do not stand still. A node that rests, drains or starts offers nobody.
+    /// Those that serve, do not stand still and are settled. A node that rests, drains or starts
+    /// offers nobody.
     fn takers(&self) -> BTreeSet<WorkerId> {
         let running = self.policy.phase() == Phase::Running;
-        let children = self.policy.children().iter().filter(|_| running);
+        let children = self.policy.children().of(self.policy.generation()).filter(|_| running);
         let serving = children.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
-        serving.map(|(id, _)| id).filter(|id| !self.stuck.contains(id)).collect()
+        // One that a signal has told to go says so there.
+        let stays = |id: &WorkerId| self.board.worker(*id).state() == WorkerState::Running;
+        serving.map(|(id, _)| id).filter(|id| stays(id) && !self.stuck.contains(id)).collect()
     }
 
     /// False: the channel has no room for all of it.
@@ -86,7 +115,7 @@ impl Supervisor {
         let speaks = self.shared.speaks || self.kit.predecessor.is_some();
         let takers = if speaks { self.takers() } else { BTreeSet::new() };
         let gone: Vec<WorkerId> = self.shared.offered.difference(&takers).copied().collect();
-        let new: Vec<WorkerId> = takers.difference(&self.shared.offered).copied().collect();
+        let new: Vec<WorkerId> = takers.difference(&self.shared.with_doors).copied().collect();
         let Some(other) = self.other_node() else { return true };
         let mut said = Vec::new();
         let mut all = true;
@@ -102,10 +131,12 @@ impl Supervisor {
             }
         }
         for worker in said {
-            match takers.contains(&worker) {
-                true => self.shared.offered.insert(worker),
-                false => self.shared.offered.remove(&worker),
-            };
+            for known in [&mut self.shared.offered, &mut self.shared.with_doors] {
+                match takers.contains(&worker) {
+                    true => known.insert(worker),
+                    false => known.remove(&worker),
+                };
+            }
         }
         all
     }

@@ -28,8 +28,15 @@ pub struct Links {
     heirs: Heirs,
     /// What the other node listens on, by its worker.
     doors: BTreeMap<u32, Vec<Door>>,
-    /// Inboxes without a worker, with connections for the next one that serves.
-    waiting: Vec<OwnedFd>,
+    /// Inboxes without a worker, whose connections wait for somebody who takes them.
+    waiting: Vec<Pipe>,
+}
+
+/// Both ends of an inbox.
+#[derive(Debug)]
+struct Pipe {
+    sender: OwnedFd,
+    receiver: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -113,44 +120,60 @@ impl Links {
         Ok(())
     }
 
-    /// Closes a slot's inbox. Connections that wait in it go to the heir's, as far as there is
-    /// room; how many did. Without an heir they wait for the next one that serves.
-    pub fn remove(&mut self, id: WorkerId, heir: Option<WorkerId>) -> i32 {
-        let Some(link) = self.links.remove(&id) else { return 0 };
-        self.waiting.push(link.receiver);
-        heir.map_or(0, |heir| self.pass_on_to(heir))
+    /// Takes a slot away. Connections in its inbox wait for [`Links::pass_on`].
+    pub fn remove(&mut self, id: WorkerId) {
+        if let Some(Link { sender, receiver, .. }) = self.links.remove(&id) {
+            self.waiting.push(Pipe { sender, receiver });
+        }
     }
 
-    /// Whether connections may wait for somebody who serves.
+    /// The node goes: nobody has the slots next that have no process.
+    pub fn remove_processless(&mut self) {
+        let without = self.links.iter().filter(|(_, link)| link.control.is_none());
+        let ids: Vec<WorkerId> = without.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Whether connections may wait for somebody who takes them.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// One serves: what waits goes to its inbox, as far as there is room; how many did.
-    pub fn pass_on_to(&mut self, heir: WorkerId) -> i32 {
-        let waiting = std::mem::take(&mut self.waiting);
-        let Some(heir) = self.inbox_of(heir) else { return 0 };
-        let to_heir = |passenger: &Passenger<'_>| {
-            let Passenger { socket, service, site, input } = *passenger;
-            inbox::send_connection(heir, socket, service, site, input)
+    /// Gives what waits to workers that serve, in turn. How many each got; what finds no room waits
+    /// on.
+    pub fn pass_on(&mut self, workers: &[WorkerId]) -> Vec<(WorkerId, i32)> {
+        let mut given: Vec<(WorkerId, i32)> = workers.iter().map(|id| (*id, 0)).collect();
+        let (links, mut turn) = (&self.links, 0);
+        let mut send = |passenger: &Passenger<'_>| {
+            let mut result = Err(io::ErrorKind::NotFound.into());
+            for _ in 0..given.len() {
+                turn = (turn + 1) % given.len();
+                let (id, count) = &mut given[turn];
+                let Some(link) = links.get(id) else { continue };
+                let Passenger { socket, service, site, input } = *passenger;
+                result = inbox::send_connection(link.sender.as_fd(), socket, service, site, input);
+                if result.is_ok() {
+                    *count += 1;
+                    break;
+                }
+            }
+            result
         };
-        waiting.iter().map(|from| pass_on(from.as_fd(), to_heir)).sum()
+        self.waiting.retain(|pipe| !pipe.empty_into(&mut send));
+        given
     }
 
-    /// The node goes: what waits, and what this slot's worker has left, goes to the other node.
-    pub fn pass_on_to_other_node(&mut self, id: Option<WorkerId>) {
-        if self.heirs.is_empty() {
+    /// The same for the other node's workers, as far as they listen for it.
+    pub fn pass_on_to_other_node(&mut self) {
+        let heirs = &mut self.heirs;
+        if heirs.is_empty() {
             return;
         }
-        let waiting = std::mem::take(&mut self.waiting);
-        let link = id.and_then(|id| self.links.get(&id)).map(|link| link.receiver.as_fd());
-        let heirs = &mut self.heirs;
-        for from in waiting.iter().map(AsFd::as_fd).chain(link) {
-            pass_on(from, |passenger| match socket::local_address(passenger.socket) {
-                Some(local) => heirs.send(passenger, local),
-                None => Err(io::ErrorKind::NotFound.into()),
-            });
-        }
+        let mut send = |passenger: &Passenger<'_>| match socket::local_address(passenger.socket) {
+            Some(local) => heirs.send(passenger, local),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        self.waiting.retain(|pipe| !pipe.empty_into(&mut send));
     }
 
     /// Notes the channel to a slot's new process.
@@ -300,23 +323,40 @@ impl Links {
     }
 }
 
-/// Empties an inbox that has no worker any more; `send` has its connections. What is no connection
-/// is of use to nobody now.
-fn pass_on(from: BorrowedFd<'_>, mut send: impl FnMut(&Passenger<'_>) -> io::Result<()>) -> i32 {
-    let mut buffer = vec![0; MOST_INPUT + 64];
-    let mut passed_on = 0;
-    loop {
-        match inbox::receive(from, &mut buffer) {
-            Ok(Some(Parcel::Connection { socket, service, site, input })) => {
-                match send(&Passenger { socket: socket.as_fd(), service, site, input: &input }) {
-                    Ok(()) => passed_on += 1,
-                    Err(e) => log::warn!("a connection is lost between two workers: {e}"),
-                }
+impl Pipe {
+    /// Empties an inbox that has no worker any more; `send` has its connections. True: it is empty.
+    /// What `send` does not take is put back. What is no connection is of use to nobody now.
+    fn empty_into(&self, send: &mut impl FnMut(&Passenger<'_>) -> io::Result<()>) -> bool {
+        let mut buffer = vec![0; MOST_INPUT + 64];
+        let mut back = Vec::new();
+        loop {
+            let (socket, service, site, input) =
+                match inbox::receive(self.receiver.as_fd(), &mut buffer) {
+                    Ok(Some(Parcel::Connection { socket, service, site, input })) => {
+                        (socket, service, site, input)
+                    }
+                    Ok(Some(_)) => continue,
+                    Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                        log::warn!("inbox: {e}");
+                        continue;
+                    }
+                    Ok(None) | Err(_) => break,
+                };
+            let passenger = Passenger { socket: socket.as_fd(), service, site, input: &input };
+            let Err(e) = send(&passenger) else { continue };
+            back.push((socket, service, site, input));
+            if inbox::is_full(&e) {
+                break;
             }
-            Ok(Some(_)) => {}
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => log::warn!("inbox: {e}"),
-            Ok(None) | Err(_) => return passed_on,
         }
+        let empty = back.is_empty();
+        for (socket, service, site, input) in back {
+            let (to, of) = (self.sender.as_fd(), socket.as_fd());
+            if let Err(e) = inbox::send_connection(to, of, service, site, &input) {
+                log::warn!("a connection is lost between two workers: {e}");
+            }
+        }
+        empty
     }
 }
 

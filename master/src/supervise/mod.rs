@@ -319,7 +319,8 @@ impl Supervisor {
             step => self.after_the_unwanted(step),
         };
         let told = self.events.push();
-        self.retry = !self.links.flush() || !told;
+        let passed_on = self.pass_on_connections();
+        self.retry = !self.links.flush() || !told || !passed_on;
         step
     }
 

@@ -60,7 +60,8 @@ impl Supervisor {
         let (status, signal) = (exit.status(), exit.signal());
         self.events.tell(&Told::WorkerExited { worker: worker.0, pid, status, signal, last_path });
         if self.draining() {
-            self.links.pass_on_to_other_node(Some(worker));
+            self.links.remove(worker);
+            self.pass_on_connections();
         }
         // A connection whose wake-up went to this process alone would wait for the next one.
         self.links.send_all(&Down::Accept);

@@ -62,6 +62,7 @@ impl Supervisor {
         if self.policy.phase() == Phase::Resting && !actions.is_empty() {
             log::info!("resting: the workers drain and go");
             self.renewal = None;
+            self.share_connections();
             self.events.tell(&Told::Resting);
         }
         actions

@@ -96,6 +96,11 @@ impl Inbox {
         (self.waits, self.starved) = (false, true);
     }
 
+    /// Nobody has it next: it is this worker's again.
+    pub fn take_back(&mut self) {
+        self.waits |= std::mem::take(&mut self.left);
+    }
+
     /// A descriptor has been closed.
     pub fn note_room(&mut self) {
         self.waits |= std::mem::take(&mut self.starved);

@@ -44,7 +44,10 @@ impl Worker {
             let next = match conn.flush() {
                 _ if conn.is_lent() => Next::Untimed,
                 Err(_) => Next::Close,
-                Ok(true) => self.step(key),
+                Ok(true) => match self.is_held(key) {
+                    true => Next::Untimed,
+                    false => self.step(key),
+                },
                 Ok(false) => {
                     if conn.unsent() < waiting {
                         self.timers.stop(key); // Progress: the wait begins anew.

@@ -1,5 +1,8 @@
-//! Leaving in order: stop accepting, close what is idle, finish what is in progress, go. See
-//! PROTOCOL.md section 7 and DESIGN.md, "Where a request runs".
+//! Leaving in order: stop accepting, give away or close what is between two requests, finish what
+//! is in progress, go. A watcher goes to whoever stays, too. See PROTOCOL.md section 7.
+//!
+//! Where nobody stays, but somebody comes (a replacement, or new workers after SIGWINCH), all that
+//! is left goes into this worker's own inbox in its last moment: until then it is served here.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -18,12 +21,10 @@ use crate::spec::{LiveOn, WorkerId};
 use crate::sys::{socket, title};
 
 /// A connection used so recently is not idle yet: the next request is on its way, perhaps, and
-/// would find it closed. That request is answered with `Connection: close`.
+/// would find it closed. Where nobody takes it, that request is answered with `Connection: close`.
 const RECENT_MS: u64 = 500;
-/// So long after its beginning a drain of one worker is not the beginning of the node's.
-const FOR_SURE_MS: u64 = 100;
-/// Requests in progress get so long where nobody supervises us any more.
-const ORPHAN_MS: u64 = 5000;
+/// A drain looks this often whether it is over.
+pub(super) const DRAIN_TICK_MS: u64 = 20;
 /// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
 const FOR_NOBODY: Duration = Duration::from_secs(2);
 
@@ -38,75 +39,12 @@ pub(super) enum Given {
     Never,
 }
 
-/// Whether the worker leaves, and why. Times are the loop's clock, in milliseconds.
-#[derive(Debug, Default)]
-pub(super) struct Drain {
-    began: Option<u64>,
-    /// Nobody supervises us any more.
-    orphan: bool,
-    /// A signal told this worker alone: it is replaced at once.
-    replaced: bool,
-    /// Whoever is to have connections had no room for one since the last tick.
-    crowded: bool,
-}
-
-impl Drain {
-    /// Whether the whole node would have been told to go by now, if it was: a service manager may
-    /// signal all of its processes.
-    fn is_for_sure(&self, now: u64) -> bool {
-        self.began.is_some_and(|began| now.saturating_sub(began) >= FOR_SURE_MS)
-    }
-
-    /// What has no room elsewhere is tried again with the next tick: not with each event.
-    fn set_crowded(&mut self, crowded: bool) {
-        self.crowded = crowded;
-    }
-
-    /// Whether there was no room for a connection since the last tick.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.crowded
-    }
-
-    /// Whether the worker is leaving.
-    pub(super) fn is_on(&self) -> bool {
-        self.began.is_some()
-    }
-
-    /// Whether it began so long ago that nothing can have been on its way before.
-    pub(super) fn has_lasted(&self, now: u64) -> bool {
-        self.began.is_some_and(|began| now.saturating_sub(began) >= RECENT_MS)
-    }
-
-    /// Begins, unless it has begun. True: just now.
-    fn begin(&mut self, now: u64) -> bool {
-        let first = self.began.is_none();
-        self.began.get_or_insert(now);
-        first
-    }
-
-    /// The master is gone, and with it every other worker: time counts from now on.
-    fn note_orphan(&mut self, now: u64) {
-        self.began = Some(now);
-        self.orphan = true;
-    }
-
-    /// Whether it has taken longer than it may; a limit of zero is none.
-    fn is_overdue(&self, limit: Duration, now: u64) -> bool {
-        let limit = match limit.as_millis() as u64 {
-            0 if self.orphan => ORPHAN_MS,
-            limit if self.orphan => limit.min(ORPHAN_MS),
-            limit => limit,
-        };
-        limit > 0 && self.began.is_some_and(|began| now.saturating_sub(began) >= limit)
-    }
-}
-
 impl Worker {
     /// Starts the drain, once. `replaced`: it is this worker's alone, and another one comes.
     pub(super) fn begin_drain(&mut self, replaced: bool) {
-        if self.drain.begin(self.clock.now()) {
+        let shared = !self.heirs.is_empty();
+        if self.drain.begin(self.clock.now(), replaced, shared) {
             if replaced {
-                self.drain.replaced = true;
                 self.say_that_it_leaves();
             }
             self.leave();
@@ -120,11 +58,12 @@ impl Worker {
         title::add(" shutting down");
         self.close_listeners();
         self.close_idle();
+        self.tick_in(DRAIN_TICK_MS);
     }
 
     /// The control channel has ended.
     pub(super) fn master_gone(&mut self) {
-        if self.drain.orphan {
+        if self.drain.is_orphan() {
             return;
         }
         log::error!("the master is gone: worker {} drains", self.id);
@@ -138,12 +77,17 @@ impl Worker {
 
     /// Whether all workers of the node leave, so that nobody of them has what this one leaves.
     fn all_leave(&self) -> bool {
-        self.drain.orphan || self.board.draining()
+        self.drain.is_orphan() || self.board.draining()
+    }
+
+    /// Whether nobody of the node has what this worker leaves, now or later.
+    fn is_last(&self) -> bool {
+        self.all_leave() || self.drain.has_given_up()
     }
 
     /// Answers say that the connection closes only where nobody takes it over.
     pub(super) fn settle_answers(&self) {
-        self.context.host().set_live_on(match self.drain.is_on() && self.all_leave() {
+        self.context.host().set_live_on(match self.drain.is_on() && self.is_last() {
             true => LiveOn::From(self.heirs.addresses()),
             false => LiveOn::All,
         });
@@ -193,10 +137,7 @@ impl Worker {
     /// In a drain: gives a connection between two requests, with the beginning of the next one, to
     /// whoever stays. A watcher takes its request along, to be made again.
     pub(super) fn bequeath(&mut self, key: usize) -> Given {
-        let input = match self.conns[key].state() {
-            State::Watching => b"watch\n".to_vec(),
-            _ => self.conns[key].input().to_vec(),
-        };
+        let input = self.input_to_leave(key);
         match self.leave_behind(key, &input) {
             Ok(()) => {
                 self.let_live(key);
@@ -210,42 +151,107 @@ impl Worker {
         }
     }
 
-    /// Sends a connection to who has it from now on: another worker, one of the other node in an
-    /// upgrade, or whoever gets this worker's inbox next.
+    fn input_to_leave(&self, key: usize) -> Vec<u8> {
+        match self.conns[key].state() {
+            State::Watching => b"watch\n".to_vec(),
+            _ => self.conns[key].input().to_vec(),
+        }
+    }
+
+    /// Sends a connection to who has it from now on: another worker, or one of the other node in an
+    /// upgrade. `WouldBlock`: somebody will have it.
     fn leave_behind(&mut self, key: usize, input: &[u8]) -> io::Result<()> {
-        let conn = &self.conns[key];
-        let passenger = conn.as_passenger(input);
+        let passenger = self.conns[key].as_passenger(input);
         if !self.all_leave()
             && let Some(heir) = self.neighbours.heir(self.clock.monotonic())
         {
-            return self.neighbours.send(heir, &passenger);
-        }
-        let sent = match socket::local_address(conn.fd()) {
-            Some(local) if !self.heirs.is_empty() => self.heirs.send(&passenger, local),
-            _ => Err(io::ErrorKind::NotFound.into()),
-        };
-        let sent = match sent {
-            Err(e) if !inbox::is_full(&e) && self.may_stay_behind(key) => {
-                if !self.drain.is_for_sure(self.clock.now()) {
-                    return Err(io::ErrorKind::WouldBlock.into());
+            return self.neighbours.send(heir, &passenger).map_err(|e| match inbox::is_full(&e) {
+                true => e,
+                false => {
+                    self.neighbours.remove(heir); // The next one is asked at the next tick.
+                    io::ErrorKind::WouldBlock.into()
                 }
-                let Some(own) = &self.way_back else { return Err(e) };
-                self.inbox.leave();
-                let Passenger { socket, service, site, input } = passenger;
-                inbox::send_connection(own.as_fd(), socket, service, site, input)
-            }
-            sent => sent,
-        };
-        if sent.is_ok() {
-            self.slot.handed_over.fetch_add(1, Relaxed);
+            });
         }
-        sent
+        if !self.heirs.is_empty()
+            && let Some(local) = socket::local_address(passenger.socket)
+        {
+            match self.heirs.send(&passenger, local) {
+                Err(e) if !inbox::is_full(&e) => {}
+                sent => {
+                    self.slot.handed_over.fetch_add(u64::from(sent.is_ok()), Relaxed);
+                    return sent;
+                }
+            }
+        }
+        let kind = match self.may_stay_behind(key) {
+            true => io::ErrorKind::WouldBlock,
+            false => io::ErrorKind::NotFound,
+        };
+        Err(kind.into())
     }
 
     /// Whether a connection may wait in this worker's inbox for whoever gets that next. Where nobody
     /// may come for long, what has begun is finished here.
     fn may_stay_behind(&self, key: usize) -> bool {
-        !self.all_leave() && (self.drain.replaced || self.is_idle(key))
+        let rests = || match self.drain.is_replaced() {
+            true => self.conns[key].is_between_requests(),
+            false => self.conns[key].is_between_requests() && self.is_idle(key),
+        };
+        !self.is_last() && rests()
+    }
+
+    /// Whether a connection takes no new request now, so that all of them come to rest together.
+    pub(super) fn is_held(&self, key: usize) -> bool {
+        self.drain.is_holding() && self.may_stay_behind(key)
+    }
+
+    /// Where nobody stays who could have the connections: takes no more requests for a moment, again
+    /// and again, until there is one in which all of them rest.
+    pub(super) fn hold_or_serve(&mut self) {
+        let now = self.clock.now();
+        let alone = !self.is_last()
+            && !self.conns.is_empty()
+            && self.neighbours.heir(self.clock.monotonic()).is_none();
+        if alone && self.way_back.is_none() && self.drain.is_impatient(now) {
+            log::warn!("worker {}: there is no way to leave connections to the next one", self.id);
+            self.drain.give_up();
+        }
+        if self.drain.hold(alone && self.way_back.is_some(), now) {
+            return;
+        }
+        // Who has asked meanwhile is answered now.
+        for key in self.conns.keys_where(|conn| conn.is_between_requests() && conn.is_readable()) {
+            self.advance(key);
+        }
+    }
+
+    /// All that is left is between two requests: it goes into this worker's own inbox, as far as
+    /// there is room, for whoever has that next.
+    fn leave_all_behind(&mut self) {
+        let keys: Vec<usize> = self.conns.iter().map(|(key, _)| key).collect();
+        let Some(own) = self.way_back.as_ref().filter(|_| self.drain.is_holding()) else { return };
+        if !keys.iter().all(|key| self.is_held(*key)) {
+            return;
+        }
+        self.inbox.leave();
+        let mut left = Vec::new();
+        for key in keys {
+            let input = self.input_to_leave(key);
+            let Passenger { socket, service, site, input } = self.conns[key].as_passenger(&input);
+            match inbox::send_connection(own.as_fd(), socket, service, site, input) {
+                Ok(()) => left.push(key),
+                // The others are closed in order, and told so.
+                Err(e) => {
+                    let count = self.conns.len() - left.len();
+                    log::warn!("{count} connections find no room to wait for the next worker: {e}");
+                    self.drain.give_up();
+                    break;
+                }
+            }
+        }
+        left.into_iter().for_each(|key| self.let_live(key));
+        self.settle_answers();
     }
 
     /// Gives a connection with nothing in progress to another worker. False: it is still here.
@@ -284,8 +290,11 @@ impl Worker {
         if !self.drain.is_on() {
             return false;
         }
+        if self.all_leave() {
+            self.inbox.take_back(); // Nobody has it next.
+        }
         if self.drain.is_overdue(self.settings.drain_timeout, self.clock.now()) {
-            let why = if self.drain.orphan { "the master is gone" } else { "drain_timeout" };
+            let why = if self.drain.is_orphan() { "the master is gone" } else { "drain_timeout" };
             log::warn!("{why}: {} connections are cut off", self.conns.len());
             return self.say_farewell();
         }
@@ -296,8 +305,14 @@ impl Worker {
             }
             return self.say_farewell();
         }
+        if self.drain.is_holding()
+            && (!self.devices.have_work() || self.devices.are_all_dead_for(FOR_NOBODY))
+        {
+            self.leave_all_behind();
+        }
         let busy = !self.conns.is_empty() || self.devices.have_work();
-        if busy || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
+        let expects = self.all_leave() && self.drain.may_be_given_something(self.clock.now());
+        if busy || expects || !self.others_hand_nothing_over() || !self.inbox_is_empty() {
             return false;
         }
         self.conns.is_empty() && self.say_farewell()
@@ -318,7 +333,8 @@ impl Worker {
     /// notes that one has died.
     fn others_hand_nothing_over(&self) -> bool {
         let now = self.clock.monotonic();
-        let is_dead = |id| self.drain.orphan && self.neighbours.is_stuck(id, Duration::ZERO, now);
+        let is_dead =
+            |id| self.drain.is_orphan() && self.neighbours.is_stuck(id, Duration::ZERO, now);
         !self.all_leave()
             || self
                 .board
@@ -335,33 +351,5 @@ impl Worker {
         // The master may be gone: then nobody needs to know.
         let _ = self.control.send(&Up::Drained, None);
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_drain_begins_once_and_has_its_time() {
-        let mut drain = Drain::default();
-        assert!(!drain.is_on() && !drain.is_overdue(Duration::from_secs(1), 9000));
-        assert!(drain.begin(100));
-        assert!(!drain.begin(900), "it has begun");
-        assert!(!drain.is_overdue(Duration::from_secs(1), 1099));
-        assert!(drain.is_overdue(Duration::from_secs(1), 1100));
-        assert!(!drain.is_overdue(Duration::ZERO, u64::MAX), "no limit");
-    }
-
-    #[test]
-    fn without_a_master_it_has_five_seconds_at_most() {
-        let mut drain = Drain::default();
-        drain.begin(0);
-        drain.note_orphan(10_000);
-        for limit in [Duration::ZERO, Duration::from_secs(3600)] {
-            assert!(!drain.is_overdue(limit, 14_999));
-            assert!(drain.is_overdue(limit, 15_000));
-        }
-        assert!(drain.is_overdue(Duration::from_secs(1), 11_000));
     }
 }

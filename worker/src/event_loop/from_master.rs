@@ -27,7 +27,7 @@ impl Worker {
     fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
         match message {
             Down::Drain => {
-                self.way_back = fd;
+                self.way_back = fd.or(self.way_back.take());
                 self.begin_drain(false);
             }
             Down::AioThreads { threads } => self.set_threads(threads),

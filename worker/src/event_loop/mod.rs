@@ -8,7 +8,7 @@
 //! | `serve`, `cached`, `commands` | a request, what the page cache has for it, a line: answered, lent to a disk thread, handed over |
 //! | `discard`, `lend`, `loans`, `hand_over` | unwanted bodies; to a disk thread and back; to another worker |
 //! | `accept`, `adopt`, `parcels` | new connections, theirs and others' into the loop and out of it; what other workers send |
-//! | `from_master`, `drain` | what the master and signals say; leaving |
+//! | `from_master`, `drain`, `leaving` | what the master and signals say; leaving, and when what of it is due |
 //! | `to_master` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
 //! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
@@ -24,6 +24,7 @@ mod docroots;
 mod drain;
 mod from_master;
 mod hand_over;
+mod leaving;
 mod lend;
 mod lines;
 mod loans;
@@ -68,7 +69,7 @@ use crate::disk::hot_files::OpenFiles;
 use crate::disk::listings::Listings;
 use crate::disk::operation::Outcome;
 use crate::disk::work::Context;
-use crate::event_loop::drain::Drain;
+use crate::event_loop::leaving::Drain;
 use crate::event_loop::loans::Loans;
 use crate::event_loop::schedule::Schedule;
 use crate::event_loop::tick::usage_interval;

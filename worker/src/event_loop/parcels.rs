@@ -46,7 +46,10 @@ impl Worker {
     fn open_parcel(&mut self, parcel: Parcel) {
         match parcel {
             Parcel::Connection { socket, service, site, input } => {
-                self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                // What came from elsewhere than this node's workers was not counted.
+                if self.slot.inbox_pending.load(Relaxed) > 0 {
+                    self.slot.inbox_pending.fetch_sub(1, Relaxed);
+                }
                 if !self.devices.has_site(site) {
                     return log::error!("inbox: a connection to docroot {}, unknown here", site.0);
                 }

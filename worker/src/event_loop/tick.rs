@@ -9,14 +9,13 @@ use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
 use crate::disk::shortage;
 use crate::event_loop::Worker;
+use crate::event_loop::drain::DRAIN_TICK_MS;
 use crate::spec::{DeviceKey, SiteId};
 
 /// An answer buffer that grew beyond this is given back.
 const LARGE_OUTPUT: usize = 512 * 1024;
 /// The stall clock, and the timers while there are any, are looked at this often.
 const TICK_MS: u64 = 250;
-/// A drain looks this often whether it is over.
-const DRAIN_TICK_MS: u64 = 20;
 /// A closing connection is drained for so long at most.
 const LINGER: Duration = Duration::from_secs(5);
 /// The same when the worker goes: a connection whose answer is sent does not hold it up.
@@ -48,6 +47,7 @@ impl Worker {
         }
         if self.drain.is_on() {
             self.close_idle();
+            self.hold_or_serve();
             self.tick_in(DRAIN_TICK_MS);
         }
     }

@@ -1,8 +1,7 @@
 //! What the sidechannel asks of the whole node, on its way to the master: state, not a queue. The
 //! latest wish is said when the channel takes it, and one that changes nothing is not said at all.
 
-use std::io;
-
+use crate::clients::inbox;
 use crate::control::Up;
 use crate::event_loop::Worker;
 
@@ -75,6 +74,6 @@ impl Worker {
     /// A master that is gone needs to hear nothing: this worker drains, too.
     fn was_said(&self, message: &Up) -> bool {
         let sent = self.control.send(message, None);
-        !sent.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+        !sent.is_err_and(|e| inbox::is_full(&e))
     }
 }

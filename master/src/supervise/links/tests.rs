@@ -146,14 +146,17 @@ fn connections_that_wait_for_a_worker_that_has_gone_are_passed_on() {
         let (to, of) = (links.links[&A].sender.as_fd(), connection.as_fd());
         inbox::send_connection(to, of, Service::Http, SiteId(0), text).unwrap();
     }
-    assert_eq!(links.remove(A, Some(B)), 2);
+    links.remove(A);
+    assert_eq!(links.pass_on(&[B]), [(B, 2)]);
     let mut buffer = vec![0; 1 << 16];
     for text in [b"GET /1", b"GET /2"] {
         let parcel = inbox::receive(links.links[&B].receiver.as_fd(), &mut buffer).unwrap();
         let Some(Parcel::Connection { input, .. }) = parcel else { panic!("{parcel:?}") };
         assert_eq!(input, text);
     }
-    assert_eq!(links.remove(B, None), 0);
+    links.remove(B);
+    assert_eq!(links.pass_on(&[]), []);
+    assert!(!links.has_waiting(), "there was nothing in it");
 }
 
 #[test]
@@ -163,12 +166,37 @@ fn connections_wait_for_one_that_serves_while_none_does() {
     let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
     let to = links.inbox_of(A).unwrap();
     inbox::send_connection(to, connection.as_fd(), Service::Http, SiteId(0), b"GE").unwrap();
-    assert_eq!(links.remove(A, None), 0);
-    assert!(links.has_waiting());
-    links.pass_on_to_other_node(None);
+    links.remove_processless();
+    assert!(links.pass_on(&[]).is_empty() && links.has_waiting());
+    links.pass_on_to_other_node();
     assert!(links.has_waiting(), "there is none");
     links.add(B).unwrap();
-    assert_eq!(links.pass_on_to(B), 1);
+    assert_eq!(links.pass_on(&[B]), [(B, 1)]);
     let parcel = inbox::receive(links.links[&B].receiver.as_fd(), &mut [0; 100]).unwrap();
     assert!(matches!(parcel, Some(Parcel::Connection { .. })) && !links.has_waiting());
+}
+
+#[test]
+fn connections_that_find_no_room_wait_on() {
+    let mut links = Links::default();
+    links.add(A).unwrap();
+    links.add(B).unwrap();
+    let (_client, connection) = std::os::unix::net::UnixStream::pair().unwrap();
+    let send = |to: BorrowedFd<'_>| {
+        inbox::send_connection(to, connection.as_fd(), Service::Http, SiteId(0), &[0; 1024])
+    };
+    (0..5).for_each(|_| send(links.inbox_of(A).unwrap()).unwrap());
+    while send(links.inbox_of(B).unwrap()).is_ok() {}
+    links.remove(A);
+    assert_eq!(links.pass_on(&[B]), [(B, 0)]);
+    assert!(links.has_waiting());
+    let mut buffer = vec![0; 4096];
+    (0..3).for_each(|_| {
+        assert!(inbox::receive(links.links[&B].receiver.as_fd(), &mut buffer).unwrap().is_some());
+    });
+    let given = links.pass_on(&[B])[0].1;
+    assert!((1..5).contains(&given) && links.has_waiting(), "{given}");
+    while inbox::receive(links.links[&B].receiver.as_fd(), &mut buffer).unwrap().is_some() {}
+    assert_eq!(links.pass_on(&[B]), [(B, 5 - given)], "none was lost");
+    assert!(!links.has_waiting());
 }

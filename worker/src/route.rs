@@ -1,4 +1,4 @@
-//! What is spoken on a connection, where it belongs in a successor, and which connections live on
+//! What is spoken on a connection, where it belongs in the other node of an upgrade, and which connections live on
 //! when their worker goes.
 
 use std::net::SocketAddr;
@@ -19,7 +19,8 @@ pub enum Service {
     Mgmt,
 }
 
-/// Connections of one listener of this process, and where they belong in its successor.
+/// Connections of one listener of this process, and where they belong in the other node of
+/// an upgrade.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     /// What is spoken on it.

@@ -23,8 +23,8 @@ use super::walk::{DEEPEST, Entry, Walk};
 
 /// What direct reads come in multiples of, at least.
 const SECTOR: u64 = 512;
-/// Until what a call has begun to change has changed altogether.
-const MOMENT: Duration = Duration::from_millis(2);
+/// Until what a call has begun to change has changed altogether, on a busy processor too.
+const MOMENT: Duration = Duration::from_millis(20);
 /// How often a file is looked at that changes meanwhile.
 const ATTEMPTS: u32 = 3;
 

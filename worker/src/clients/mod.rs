@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`balance`] | how many connections a worker gives away, and to whom |
 //! | [`conn`] | one client |
-//! | [`heirs`] | the successor's workers, in an upgrade |
+//! | [`heirs`] | the other node's workers, in an upgrade |
 //! | [`inbox`] | connections on their way from one worker to another |
 //! | [`listeners`] | the shared listeners as one worker uses them |
 //! | [`neighbours`] | the other workers: what is sent to them, what they have |

@@ -203,7 +203,7 @@ impl Host {
     }
 
     /// Whether a connection may live on behind an answer for which all that was read of it is
-    /// used: not while draining, unless the next request is there already.
+    /// used: not where it does not live on in a drain, unless the next request is there already.
     pub fn may_keep(&self, socket: BorrowedFd<'_>) -> bool {
         self.lives_on(socket) || socket::has_input(socket)
     }
@@ -292,7 +292,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether the connection may live on: not while draining, unless more was asked already.
+    /// Whether the connection may live on: [`Host::may_keep`], or more was asked already.
     pub fn may_keep(&self, keep: bool) -> bool {
         keep && (self.more_input || self.host.may_keep(self.socket))
     }

@@ -160,7 +160,7 @@ impl Worker {
         Served::Answered(keep)
     }
 
-    /// Not while draining, unless more was asked already.
+    /// Not where it does not live on in a drain, unless more was asked already.
     pub(super) fn may_keep(&self, key: usize, keep: bool, last: bool) -> bool {
         keep && (!last || self.context.host().may_keep(self.conns[key].fd()))
     }

@@ -205,6 +205,49 @@ fn connections_of_two_nodes_that_go_end_with_them() {
     }
 }
 
+/// Both go, and the old one's workers do not know it of the new one's yet: what they give them in
+/// that moment is not lost.
+#[test]
+fn connections_given_to_workers_that_go_at_that_moment_are_answered() {
+    let in_time = (0..5).any(|_| {
+        let mut chain = Chain::start(Setup::new());
+        chain.node.store("/dev1/a", "a");
+        let mut uploads: Vec<_> = (0..6).map(|_| chain.node.client()).collect();
+        for upload in &mut uploads {
+            upload.send("PUT /dev2/b HTTP/1.1\r\nContent-Length: 2\r\n\r\nb");
+        }
+        let (old, new) = chain.begin_upgrade();
+        kill(old, Signal::SIGQUIT).unwrap();
+        chain.node.event("draining");
+        // One of the successor's workers stays, the other one has nothing to stay for.
+        let mut held = chain.node.client();
+        held.ask("GET / HTTP/1.1\r\n\r\nPUT /dev2/c HTTP/1.1\r\nContent-Length: 2\r\n\r\nc")
+            .expect(200);
+        let began = Instant::now();
+        // Nobody tells its workers now.
+        kill(old, Signal::SIGSTOP).unwrap();
+        kill(new, Signal::SIGQUIT).unwrap();
+        let mut answers = Vec::new();
+        assert!(uploads[0].is_silent_for(Duration::from_millis(100)));
+        for upload in &mut uploads {
+            answers.push(upload.ask("bGET /dev1/a HT").status);
+        }
+        let in_time = began.elapsed() < Duration::from_millis(300);
+        if in_time {
+            assert_eq!(answers, [201; 6]);
+            for upload in &mut uploads {
+                assert_eq!(upload.ask("TP/1.1\r\n\r\n").expect(200).body, b"a");
+            }
+        }
+        kill(old, Signal::SIGCONT).unwrap();
+        drop((uploads, held));
+        assert_eq!(chain.node.wait_for_exit().code(), Some(0));
+        until("the successor to go", || is_gone(new));
+        in_time
+    });
+    assert!(in_time, "this machine is too slow to show it");
+}
+
 /// The successor does not listen there any more: who is idle is closed, who asks is told, and
 /// nobody uses a processor for it.
 #[test]

@@ -50,7 +50,11 @@ pub enum Up {
 pub enum Down {
     /// Stop accepting, finish what is in progress, exit. The packet carries the sending end of the
     /// worker's own inbox, for what it leaves to whoever has its slot next.
-    Drain,
+    Drain {
+        /// There is another node, an upgrade's, whose workers may give this one something for a
+        /// moment more.
+        shared: bool,
+    },
     /// Use so many disk threads per device.
     AioThreads {
         /// 1 to 100.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mio::{Interest, Token};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rmogstored_worker::control::{Channel, Down};
+use rmogstored_worker::control::Channel;
 use rmogstored_worker::spec::{DeviceKey, WorkerId};
 
 use super::children::{Duty, Life};
@@ -38,7 +38,7 @@ impl Supervisor {
 
     fn act(&mut self, action: Action, now: Instant) -> Vec<Action> {
         match action {
-            Action::Drain(worker) => self.links.send(worker, &Down::Drain),
+            Action::Drain(worker) => self.have_it_leave(worker),
             Action::Kill(worker) => self.kill(worker),
             Action::Started(worker) => self.started(worker),
             Action::NodeReady => return self.node_ready(now),

@@ -42,7 +42,7 @@ impl Supervisor {
         match message {
             Up::Ready => self.policy.handle(Event::Ready(worker), now),
             Up::Leaves => {
-                self.links.send(worker, &Down::Drain);
+                self.have_it_leave(worker);
                 Vec::new()
             }
             Up::Drained => self.policy.handle(Event::Drained(worker), now),

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rmogstored_worker::clients::inbox;
-use rmogstored_worker::control::Channel;
+use rmogstored_worker::control::{Channel, Down};
 use rmogstored_worker::scoreboard::{MAX_WORKERS, WorkerState};
 use rmogstored_worker::spec::WorkerId;
 
@@ -52,22 +52,39 @@ impl Supervisor {
         self.shared.unfinished = !self.offer_heirs() || !heard;
     }
 
-    /// Connections in inboxes that have no worker go to whoever serves. False: some find no room.
+    /// Tells a worker to leave.
+    pub(super) fn have_it_leave(&mut self, worker: WorkerId) {
+        let shared = self.other_node().is_some();
+        self.links.send(worker, &Down::Drain { shared });
+    }
+
+    /// Connections in inboxes that have no worker go to whoever serves, or did until now. False:
+    /// some find no room.
     pub(super) fn pass_on_connections(&mut self) -> bool {
         if !self.links.has_waiting() {
             return true;
         }
-        if self.policy.phase() != Phase::Running {
+        let phase = self.policy.phase();
+        if phase != Phase::Running {
             self.links.pass_on_to_other_node();
-            return true;
         }
-        let newest = self.policy.children().of(self.policy.generation());
-        let serving = newest.filter(|(_, child)| matches!(child.life, Life::Running { .. }));
-        let serving: Vec<WorkerId> = serving.map(|(id, _)| id).collect();
-        for (worker, count) in self.links.pass_on(&serving) {
+        let takers = self.takers_of_the_node(phase);
+        for (worker, count) in self.links.pass_on(&takers) {
             self.board.worker(worker).inbox_pending.fetch_add(count, Relaxed);
         }
-        serving.is_empty() || !self.links.has_waiting()
+        takers.is_empty() || !self.links.has_waiting()
+    }
+
+    /// The workers of the newest generation that serve; in a drain those that are there, which end
+    /// in order what nobody else takes.
+    fn takers_of_the_node(&self, phase: Phase) -> Vec<WorkerId> {
+        let takes = |life: Life| match phase {
+            Phase::Draining { .. } => life.pid().is_some(),
+            Phase::Running => matches!(life, Life::Running { .. }),
+            _ => false,
+        };
+        let newest = self.policy.children().of(self.policy.generation());
+        newest.filter(|(_, child)| takes(child.life)).map(|(id, _)| id).collect()
     }
 
     /// The way to the other node in an upgrade.

@@ -57,7 +57,8 @@ struct Wanted {
     aio_threads: Option<usize>,
     reopen_logs: bool,
     accept: bool,
-    drain: bool,
+    /// With whether there is another node.
+    drain: Option<bool>,
     told_threads: Option<usize>,
     told_drain: bool,
 }
@@ -72,7 +73,7 @@ impl Wanted {
             }
             Down::ReopenLogs => self.reopen_logs = true,
             Down::Accept => self.accept = true,
-            Down::Drain => self.drain = !self.told_drain,
+            Down::Drain { shared } => self.drain = Some(*shared).filter(|_| !self.told_drain),
         }
     }
 
@@ -86,7 +87,7 @@ impl Wanted {
             .or_else(threads)
             .or_else(|| self.reopen_logs.then_some(Down::ReopenLogs))
             .or_else(|| self.accept.then_some(Down::Accept))
-            .or_else(|| self.drain.then_some(Down::Drain))
+            .or_else(|| self.drain.map(|shared| Down::Drain { shared }))
     }
 
     fn was_told(&mut self, message: &Down) {
@@ -105,7 +106,7 @@ impl Wanted {
             }
             Down::ReopenLogs => self.reopen_logs = false,
             Down::Accept => self.accept = false,
-            Down::Drain => (self.drain, self.told_drain) = (false, true),
+            Down::Drain { .. } => (self.drain, self.told_drain) = (None, true),
         }
     }
 }
@@ -296,7 +297,7 @@ impl Links {
             Down::Heir { heir, .. } => {
                 control.send(message, self.heirs.get(*heir).map(|(inbox, _)| inbox))
             }
-            Down::Drain => control.send(message, self.inbox_of(id)),
+            Down::Drain { .. } => control.send(message, self.inbox_of(id)),
             Down::NoHeir { heir } if !self.has_told(id, *heir) => Ok(()),
             _ => control.send(message, None),
         }

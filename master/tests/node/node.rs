@@ -139,7 +139,7 @@ fn serve(spec: &WorkerSpec, signals: &Signals, stubborn: bool) -> i32 {
         }
         match spec.control.receive::<Down>() {
             Ok(None) => return 0,
-            Ok(Some((Down::Drain, _))) if !stubborn => return 0,
+            Ok(Some((Down::Drain { .. }, _))) if !stubborn => return 0,
             Ok(Some((Down::ReopenLogs, _))) => mark_devices(spec, DeviceState::Ok),
             Ok(Some((message, fd))) => {
                 say(&format!("{} got {message:?} {}", spec.id, fd.is_some()));

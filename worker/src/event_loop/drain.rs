@@ -16,6 +16,7 @@ use crate::clients::inbox;
 use crate::clients::neighbours::Passenger;
 use crate::control::Up;
 use crate::event_loop::Worker;
+use crate::event_loop::leaving::Why;
 use crate::scoreboard::WorkerState;
 use crate::spec::{LiveOn, WorkerId};
 use crate::sys::{socket, title};
@@ -40,11 +41,10 @@ pub(super) enum Given {
 }
 
 impl Worker {
-    /// Starts the drain, once. `replaced`: it is this worker's alone, and another one comes.
-    pub(super) fn begin_drain(&mut self, replaced: bool) {
-        let shared = !self.heirs.is_empty();
-        if self.drain.begin(self.clock.now(), replaced, shared) {
-            if replaced {
+    /// Starts the drain, once.
+    pub(super) fn begin_drain(&mut self, why: Why) {
+        if self.drain.begin(self.clock.now(), why) {
+            if self.drain.is_replaced() {
                 self.say_that_it_leaves();
             }
             self.leave();

@@ -7,29 +7,38 @@ use nix::sys::signal::Signal;
 
 use crate::control::Down;
 use crate::event_loop::Worker;
+use crate::event_loop::leaving::Why;
 use crate::spec::WorkerId;
 
 impl Worker {
     pub(super) fn take_messages(&mut self) {
-        loop {
+        let mut drain = None;
+        let is_there = loop {
             match self.control.receive::<Down>() {
+                Ok(Some((Down::Drain { shared }, way_back))) => {
+                    self.way_back = way_back.or(self.way_back.take());
+                    drain = Some(shared);
+                }
                 Ok(Some((message, fd))) => self.obey(message, fd),
-                Ok(None) => return self.master_gone(),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break true,
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                     log::error!("control channel: {e}");
                 }
-                Err(_) => return self.master_gone(),
+                Ok(None) | Err(_) => break false,
             }
+        };
+        // With all that was said meanwhile of those who have the connections next.
+        if let Some(shared) = drain {
+            self.begin_drain(Why::Told { shared });
+        }
+        if !is_there {
+            self.master_gone();
         }
     }
 
     fn obey(&mut self, message: Down, fd: Option<OwnedFd>) {
         match message {
-            Down::Drain => {
-                self.way_back = fd.or(self.way_back.take());
-                self.begin_drain(false);
-            }
+            Down::Drain { .. } => {} // See the caller.
             Down::AioThreads { threads } => self.set_threads(threads),
             Down::ReopenLogs => {}
             Down::Accept => self.accept_pending(),
@@ -55,7 +64,7 @@ impl Worker {
         while let Some(signal) = self.signals.next() {
             // An interrupt from the terminal reaches the master too, which decides.
             if signal != Signal::SIGINT {
-                self.begin_drain(true);
+                self.begin_drain(Why::Replaced);
             }
         }
     }

@@ -14,19 +14,30 @@ const HOLD_MS: u64 = 200;
 const SERVE_MS: u64 = 2000;
 /// The master gets so long to send what it is to send.
 const IMPATIENT_MS: u64 = 2000;
-/// The other node of an upgrade is told in milliseconds that this one goes.
-const UNKNOWN_MS: u64 = 200;
+/// The other node of an upgrade knows by then that this worker goes: it is told in milliseconds.
+const UNKNOWN_MS: u64 = 500;
 /// Requests in progress get so long where nobody supervises us any more.
 const ORPHAN_MS: u64 = 5000;
+
+/// Who has a worker leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The master.
+    Told {
+        /// There is another node, an upgrade's.
+        shared: bool,
+    },
+    /// A signal, to this worker alone: it is replaced at once.
+    Replaced,
+    /// Nobody supervises us any more.
+    Orphaned,
+}
 
 /// The drain of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     began: Option<u64>,
-    /// Nobody supervises us any more.
-    orphan: bool,
-    /// A signal told this worker alone: it is replaced at once.
-    replaced: bool,
+    why: Option<Why>,
     /// Whoever is to have connections had no room for one since the last tick.
     crowded: bool,
     /// No more requests are taken until then.
@@ -35,8 +46,6 @@ pub(super) struct Drain {
     serves_until: u64,
     /// Nobody will have what is left.
     given_up: bool,
-    /// Another node knew this worker as one that takes connections, perhaps.
-    shared: bool,
 }
 
 impl Drain {
@@ -45,12 +54,11 @@ impl Drain {
         self.began.is_some()
     }
 
-    /// Begins, unless it has begun. True: just now. `replaced`: another worker comes.
-    /// `shared`: there is another node, an upgrade's.
-    pub(super) fn begin(&mut self, now: u64, replaced: bool, shared: bool) -> bool {
+    /// Begins, unless it has begun. True: just now.
+    pub(super) fn begin(&mut self, now: u64, why: Why) -> bool {
         let first = self.began.is_none();
         if first {
-            (self.began, self.replaced, self.shared) = (Some(now), replaced, shared);
+            (self.began, self.why) = (Some(now), Some(why));
             self.serves_until = now + FOR_SURE_MS;
         }
         first
@@ -58,18 +66,17 @@ impl Drain {
 
     /// The master is gone, and with it every other worker: time counts from now on.
     pub(super) fn note_orphan(&mut self, now: u64) {
-        self.began = Some(now);
-        self.orphan = true;
+        (self.began, self.why) = (Some(now), Some(Why::Orphaned));
     }
 
     /// Whether the master is gone.
     pub(super) fn is_orphan(&self) -> bool {
-        self.orphan
+        self.why == Some(Why::Orphaned)
     }
 
     /// Whether another worker comes at once.
     pub(super) fn is_replaced(&self) -> bool {
-        self.replaced
+        self.why == Some(Why::Replaced)
     }
 
     /// Whether it began so long ago that nothing can have been on its way before.
@@ -79,7 +86,8 @@ impl Drain {
 
     /// Whether the other node may not know yet that this worker goes, and give it something.
     pub(super) fn may_be_given_something(&self, now: u64) -> bool {
-        self.shared && self.began.is_some_and(|began| now.saturating_sub(began) < UNKNOWN_MS)
+        self.why != Some(Why::Told { shared: false })
+            && self.began.is_some_and(|began| now.saturating_sub(began) < UNKNOWN_MS)
     }
 
     /// Whether the master has had time for what it is to send.
@@ -129,8 +137,8 @@ impl Drain {
     /// Whether it has taken longer than it may; a limit of zero is none.
     pub(super) fn is_overdue(&self, limit: Duration, now: u64) -> bool {
         let limit = match limit.as_millis() as u64 {
-            0 if self.orphan => ORPHAN_MS,
-            limit if self.orphan => limit.min(ORPHAN_MS),
+            0 if self.is_orphan() => ORPHAN_MS,
+            limit if self.is_orphan() => limit.min(ORPHAN_MS),
             limit => limit,
         };
         limit > 0 && self.began.is_some_and(|began| now.saturating_sub(began) >= limit)
@@ -145,21 +153,23 @@ mod tests {
     fn a_drain_begins_once_and_has_its_time() {
         let mut drain = Drain::default();
         assert!(!drain.is_on() && !drain.is_overdue(Duration::from_secs(1), 9000));
-        assert!(drain.begin(100, false, true));
-        assert!(!drain.begin(900, true, false) && !drain.is_replaced(), "it has begun");
+        assert!(drain.begin(100, Why::Told { shared: true }));
+        assert!(!drain.begin(900, Why::Replaced) && !drain.is_replaced(), "it has begun");
         assert!(!drain.is_overdue(Duration::from_secs(1), 1099));
         assert!(drain.is_overdue(Duration::from_secs(1), 1100));
         assert!(!drain.is_overdue(Duration::ZERO, u64::MAX), "no limit");
         assert!(!drain.has_lasted(599) && drain.has_lasted(600));
-        assert!(drain.may_be_given_something(299) && !drain.may_be_given_something(300));
+        assert!(drain.may_be_given_something(599) && !drain.may_be_given_something(600));
         assert!(!drain.is_impatient(2099) && drain.is_impatient(2100));
     }
 
     #[test]
     fn without_a_master_it_has_five_seconds_at_most() {
         let mut drain = Drain::default();
-        drain.begin(0, false, false);
+        drain.begin(0, Why::Told { shared: false });
+        assert!(!drain.may_be_given_something(0), "there is nobody");
         drain.note_orphan(10_000);
+        assert!(drain.may_be_given_something(10_499), "nobody tells whether there is");
         for limit in [Duration::ZERO, Duration::from_secs(3600)] {
             assert!(!drain.is_overdue(limit, 14_999));
             assert!(drain.is_overdue(limit, 15_000));
@@ -170,7 +180,7 @@ mod tests {
     #[test]
     fn requests_are_held_back_now_and_then_while_it_is_alone() {
         let mut drain = Drain::default();
-        drain.begin(1000, true, false);
+        drain.begin(1000, Why::Replaced);
         assert!(drain.hold(true, 1099) && !drain.is_holding(), "it may be the node's drain");
         assert!(drain.hold(true, 1100) && drain.is_holding());
         assert!(drain.hold(true, 1299) && drain.is_holding());

@@ -50,12 +50,16 @@ fn slow_reader_is_told_the_latest_of_each_kind() {
         links.send(A, &Down::AioThreads { threads });
         links.send(A, &Down::ReopenLogs);
     }
-    links.send(A, &Down::Drain);
+    links.send(A, &Down::Drain { shared: false });
     links.add(B).unwrap();
     (1..=5).for_each(|threads| links.send(A, &Down::AioThreads { threads }));
     assert!(!links.flush());
-    let expected =
-        [Down::Peer { worker: 1 }, Down::AioThreads { threads: 5 }, Down::ReopenLogs, Down::Drain];
+    let expected = [
+        Down::Peer { worker: 1 },
+        Down::AioThreads { threads: 5 },
+        Down::ReopenLogs,
+        Down::Drain { shared: false },
+    ];
     assert_eq!(heard(&mut links, &worker), expected);
 }
 
@@ -115,15 +119,18 @@ fn what_changes_nothing_is_not_sent() {
     links.connect(A, master);
     for _ in 0..10_000 {
         links.send(A, &Down::AioThreads { threads: 5 });
-        links.send(A, &Down::Drain);
+        links.send(A, &Down::Drain { shared: false });
     }
-    assert_eq!(heard(&mut links, &worker), [Down::AioThreads { threads: 5 }, Down::Drain]);
+    assert_eq!(
+        heard(&mut links, &worker),
+        [Down::AioThreads { threads: 5 }, Down::Drain { shared: false }]
+    );
     // A new process of the slot knows nothing yet.
     links.disconnect(A).unwrap();
     let (master, worker) = Channel::pair().unwrap();
     links.connect(A, master);
-    links.send(A, &Down::Drain);
-    assert_eq!(heard(&mut links, &worker), [Down::Drain]);
+    links.send(A, &Down::Drain { shared: false });
+    assert_eq!(heard(&mut links, &worker), [Down::Drain { shared: false }]);
 }
 
 /// Back to what was told last while the channel was full: nothing is left to be said.

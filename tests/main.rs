@@ -112,16 +112,24 @@ mod status;
 mod stopped;
 /// 2.7: time and pressure.
 mod timeouts;
+/// What a node has done in all.
+mod totals;
 /// 5: what a tracker does all day.
 mod tracker;
 /// 5: a device that was a mount.
 mod unmounted;
 /// 8: SIGUSR2.
 mod upgrade;
+/// Clients that are not ours, and upgrades.
+mod upgrade_clients;
 /// Connections that follow.
 mod upgrade_follow;
+/// A thousand upgrades, and more.
+mod upgrade_many;
 /// An upgrade of a node in a container.
 mod upgrade_namespace;
+/// 8: upgrades that go otherwise than planned.
+mod upgrade_odd;
 /// 8: a quit in the midst of an upgrade.
 mod upgrade_quit;
 /// Whom the command `upgrade` signals.

@@ -53,7 +53,7 @@ pub struct Nginx {
     child: Child,
     /// Where it listens.
     pub address: SocketAddr,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Nginx {
@@ -85,7 +85,14 @@ impl Nginx {
         if !up {
             eprintln!("{}", fs::read_to_string(folder.path().join("stderr")).unwrap_or_default());
         }
-        up.then_some(Nginx { child, address, _folder: folder })
+        up.then_some(Nginx { child, address, folder })
+    }
+}
+
+impl Nginx {
+    /// What it has complained of.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).unwrap()
     }
 }
 

@@ -284,15 +284,16 @@ fn connections_that_nobody_listens_for_are_closed_politely() {
 }
 
 /// Clients that never reconnect, and are never told to.
-struct Faithful {
+pub struct Faithful {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
     clients: Vec<thread::JoinHandle<()>>,
 }
 
 impl Faithful {
-    fn start(node: &Node, count: usize) -> Faithful {
-        node.store("/dev1/a", vec![b'a'; 10_000]);
+    /// So many, which ask all the time.
+    pub fn start(node: &Node, count: usize) -> Faithful {
+        node.store("/dev1/busy", vec![b'a'; 10_000]);
         let (stop, answered) = <(Arc<AtomicBool>, Arc<AtomicUsize>)>::default();
         let client = |number: usize| {
             let (mut link, stop) = (Link::open(node.http()), Arc::clone(&stop));
@@ -314,15 +315,22 @@ impl Faithful {
         Faithful { stop, answered, clients }
     }
 
-    fn goes_on(&self) {
+    /// None of them has failed.
+    pub fn is_well(&self) {
+        assert!(self.clients.iter().all(|client| !client.is_finished()), "one has ended");
+    }
+
+    /// Waits for 50 answers more.
+    pub fn goes_on(&self) {
         let so_far = self.answered.load(Ordering::Relaxed);
         until("more answers", || {
-            assert!(self.clients.iter().all(|client| !client.is_finished()), "one has ended");
+            self.is_well();
             self.answered.load(Ordering::Relaxed) > so_far + 50
         });
     }
 
-    fn end(self) -> usize {
+    /// How many answers they have had.
+    pub fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(|client| client.join().unwrap());
         self.answered.load(Ordering::Relaxed)
@@ -332,7 +340,7 @@ impl Faithful {
 fn request(number: usize, round: usize) -> (String, u16) {
     let device = 1 + round % 2;
     match (number + round) % 4 {
-        0 => ("GET /dev1/a HTTP/1.1\r\n\r\n".into(), 200),
+        0 => ("GET /dev1/busy HTTP/1.1\r\n\r\n".into(), 200),
         1 => ("GET /dev2/no HTTP/1.1\r\n\r\n".into(), 404),
         2 => (format!("PUT /dev{device}/c{number} HTTP/1.1\r\nContent-Length: 2\r\n\r\nok"), 201),
         _ => ("GET / HTTP/1.1\r\n\r\n".into(), 200),

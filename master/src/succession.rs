@@ -1,8 +1,8 @@
 //! How connections follow an upgrade: what a successor and its predecessor offer each other, so
 //! that the workers of the one that goes can give their connections to the other's. The way is a
 //! pair of Unix sockets that the predecessor makes; the successor's end is a descriptor whose
-//! number [`VARIABLE`] holds. The successor speaks first: one that does not know the variable says
-//! nothing, and is told nothing.
+//! number [`VARIABLE`] holds. The successor speaks first, but for what the predecessor has done: one
+//! that does not know the variable says nothing, and is told of no worker.
 //!
 //! Each message is JSON. An offer comes with a worker's inbox, and says what that worker's process
 //! listens on. Who does not speak this version knows nothing of offers; then connections are closed
@@ -17,6 +17,7 @@ use std::path::Path;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::unistd::getppid;
 use rmogstored_worker::control::Channel;
+use rmogstored_worker::scoreboard::Layout;
 use rmogstored_worker::spec::{Route, Service};
 use rmogstored_worker::sys::socket::adopt_inherited;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,11 @@ pub(crate) enum Message {
     Withdraw {
         /// The worker's number.
         heir: u32,
+    },
+    /// What the node has done; the packet carries its board, of which this is the description.
+    Counters {
+        /// See [`rmogstored_worker::scoreboard::OtherBoard`].
+        layout: Layout,
     },
 }
 

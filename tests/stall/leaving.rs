@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{BACK, check_times, owner, owns, prepare, serves_again, stuck_clients};
+use super::{BACK, answered, check_times, owner, owns, prepare, serves_again, stuck_clients};
 use crate::chain::is_gone;
 use crate::harness::{Client, Mode, Node, Sick, in_each_mode, until};
 
@@ -113,6 +113,33 @@ fn an_upgrade_does_not_wait_for_stuck_threads() {
         let released = Instant::now();
         sick.disk.set(Mode::Work);
         serves_again(sick, released);
+        drop(successor);
+    });
+}
+
+/// Those who waited for it have their answers by then; idle connections follow, in the usual time.
+#[test]
+fn an_upgrade_beside_a_stalled_device_is_as_quick_as_any() {
+    in_each_mode(&["--stall-timeout=1", "--pidfile={dir}/pid"], |sick| {
+        prepare(sick);
+        let mut idle = [sick.node.client(), sick.node.client()];
+        idle.iter_mut().for_each(Client::stays_open);
+        let mut stuck = stuck_clients(sick, 30);
+        sick.node.event("device_stalled");
+        stuck.iter_mut().for_each(answered);
+        sick.node.signal(Signal::SIGUSR2);
+        let successor = Successor(sick.node.event("upgrade_ready"));
+        let begun = Instant::now();
+        sick.node.signal(Signal::SIGQUIT);
+        until("the old master to go", || is_gone(sick.node.pid()));
+        let took = begun.elapsed();
+        println!("workers={}: gone after {took:?}", sick.workers);
+        // Threads that are stuck are not waited for when nobody else is left: two seconds.
+        assert!(took < 2 * BACK, "workers={}: {took:?}", sick.workers);
+        idle.iter_mut().for_each(Client::stays_open);
+        idle[0].get("/dev1/kept").expect(503);
+        sick.disk.set(Mode::Work);
+        serves_again(sick, Instant::now());
         drop(successor);
     });
 }

@@ -1,8 +1,9 @@
-//! The scoreboard: one shared anonymous mapping of atomics, made by the master before the first
+//! The scoreboard: one shared mapping of atomics, made by the master before the first
 //! fork, seen by every worker. Each field has one writer (named in its comment) and any reader,
 //! so a crashed process can leave nothing locked or half-written that others wait for.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, fence};
 
@@ -15,10 +16,12 @@ use crate::sys::shm;
 
 mod changes;
 mod mount;
+mod totals;
 
 use changes::Changes;
 pub use changes::{Change, Mark};
 pub use mount::Mount;
+pub use totals::{Layout, OtherBoard, Totals};
 
 /// Worker slots: several generations live beside each other during a reload.
 pub const MAX_WORKERS: usize = 512;
@@ -42,6 +45,9 @@ struct Board {
     draining: AtomicU8,
     /// Doors of which the log tells already that they are closed.
     closed: AtomicU32,
+    /// No worker's: what was done before this process, in upgrades, and what slots that were given
+    /// anew had counted of themselves. The master writes it.
+    past: WorkerSlot,
     workers: [WorkerSlot; MAX_WORKERS],
     devices: [DeviceSlot; MAX_DEVICES],
 }
@@ -80,7 +86,7 @@ pub struct WorkerSlot {
     /// Its process id; the master writes it.
     pub pid: AtomicU32,
     /// Times its process was replaced after a crash; the master writes it.
-    pub restarts: AtomicU32,
+    pub restarts: AtomicU64,
     /// Which start of the node it belongs to, counting reloads and upgrades; the master writes it.
     pub generation: AtomicU32,
     /// Connections it holds.
@@ -166,6 +172,30 @@ impl Scoreboard {
     /// Maps a zeroed board that every process forked from now on shares.
     pub fn new() -> io::Result<Scoreboard> {
         shm::shared().map(Scoreboard)
+    }
+
+    /// The same in a file of memory, close-on-exec, which can be left to another program.
+    ///
+    /// # Errors
+    /// Where there is none: a kernel or sandbox without memfd_create(2), `RLIMIT_FSIZE`.
+    pub fn in_file() -> io::Result<(Scoreboard, OwnedFd)> {
+        shm::shared_in_file().map(|(board, file)| (Scoreboard(board), file))
+    }
+
+    /// What this node and its predecessors have done.
+    pub fn totals(&self) -> Totals {
+        let workers = self.0.workers.iter().map(Totals::of);
+        workers.fold(self.past(), |sum, worker| sum.plus(&worker))
+    }
+
+    /// What was done before this process.
+    pub fn past(&self) -> Totals {
+        Totals::of(&self.0.past)
+    }
+
+    /// Notes what was done before. Master only.
+    pub fn set_past(&self, past: &Totals) {
+        past.store(&self.0.past);
     }
 
     /// The slot of a worker.

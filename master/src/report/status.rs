@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use rmogstored_worker::scoreboard::Totals;
 use serde::{Deserialize, Serialize};
 
 use super::request::{self, Answer};
@@ -41,6 +42,9 @@ pub struct Document {
     pub upgrade: UpgradeStatus,
     /// The addresses served.
     pub listeners: Vec<ListenerStatus>,
+    /// What the node has done since its first start: upgrades, reloads and crashes included.
+    #[serde(default)]
+    pub totals: Totals,
     /// The worker slots in use.
     pub workers: Vec<WorkerStatus>,
     /// The devices, without the docroots themselves.
@@ -83,7 +87,7 @@ pub struct WorkerStatus {
     /// The generation it belongs to.
     pub generation: u32,
     /// Times it was replaced after a crash.
-    pub restarts: u32,
+    pub restarts: u64,
     /// Connections it holds.
     pub connections: u32,
     /// Requests answered.

@@ -226,7 +226,7 @@ impl Supervisor {
         };
         let slot = self.board.worker(worker);
         slot.inbox_pending.store(0, Relaxed);
-        slot.restarts.store(0, Relaxed);
+        self.counters.note_restarts(&self.board, slot.restarts.swap(0, Relaxed));
         if let Err(e) = self.links.add(worker) {
             self.no_worker(worker, "no inbox for a worker", e);
             self.policy.handle(Event::Retire(worker), now);

@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rmogstored_worker::clients::inbox;
 use rmogstored_worker::control::{Channel, Down};
-use rmogstored_worker::scoreboard::{MAX_WORKERS, WorkerState};
+use rmogstored_worker::scoreboard::{MAX_WORKERS, OtherBoard, WorkerState};
 use rmogstored_worker::spec::WorkerId;
 
 use super::Supervisor;
 use super::children::Life;
+use super::counters::Whose;
 use super::policy::Phase;
 use crate::succession::{self, Door, Message};
 
@@ -48,6 +49,9 @@ impl Supervisor {
             return self.lose_heirs();
         }
         self.look_at_doors();
+        if let Some(predecessor) = &self.kit.predecessor {
+            self.counters.say_once_to(predecessor);
+        }
         let heard = self.hear_offers();
         self.shared.unfinished = !self.offer_heirs() || !heard;
     }
@@ -204,6 +208,16 @@ impl Supervisor {
                 log::warn!("upgrade: no descriptor is free: nothing goes to worker {heir}");
             }
             (Message::Withdraw { heir }, _) => self.links.remove_heir(heir),
+            (Message::Counters { layout }, Some(board)) => {
+                let from = match self.kit.predecessor {
+                    Some(_) => Whose::Predecessor,
+                    None => Whose::Successor,
+                };
+                self.counters.hear(from, OtherBoard::new(board, layout));
+            }
+            (Message::Counters { .. }, None) => {
+                log::warn!("upgrade: no descriptor is free: the other node's totals are not known");
+            }
         }
     }
 

@@ -24,6 +24,7 @@
 mod act;
 mod become_successor;
 pub mod children;
+mod counters;
 pub mod devices;
 mod from_workers;
 mod health;
@@ -66,6 +67,7 @@ use crate::report::events::{Event as Told, EventPipe};
 use crate::report::status::StatusSocket;
 use crate::successor::Origin;
 use crate::{Listening, MasterError, OnReady, Reload, title as titles};
+use counters::Counters;
 use health::Roused;
 use heirs::Shared;
 use links::Links;
@@ -126,6 +128,7 @@ pub struct Supervisor {
     links: Links,
     /// Connections in an upgrade.
     shared: Shared,
+    counters: Counters,
     /// The listeners as they were, for reports after they are closed.
     listening: Vec<Listening>,
     board: Scoreboard,
@@ -190,7 +193,7 @@ impl Supervisor {
         kit: Kit,
     ) -> Result<Supervisor, MasterError> {
         let events = event_pipe(&config)?;
-        let board = Scoreboard::new().map_err(MasterError::system("mmap"))?;
+        let (board, counters) = counters::board().map_err(MasterError::system("mmap"))?;
         let poll = Poll::new().map_err(MasterError::system("epoll_create"))?;
         let signals = Signals::new(&SIGNALS).map_err(MasterError::system("signalfd"))?;
         let now = Instant::now();
@@ -205,6 +208,7 @@ impl Supervisor {
             origin,
             links: Links::default(),
             shared: Shared::default(),
+            counters,
             stalled: BTreeMap::new(),
             stuck: BTreeSet::new(),
             roused: Roused::default(),
@@ -293,7 +297,7 @@ impl Supervisor {
             self.next_stall_look = now + LOOK_FOR_STALLS;
             self.look_for_stalls();
             self.look_for_stuck_workers(now);
-            self.tidy_after_predecessor();
+            self.tidy_after_predecessor(now);
         }
         self.watchdog.feed(now, self.stuck.is_empty());
         self.look_after_successor(now);

@@ -18,6 +18,7 @@ use crate::report::status::{DeviceStatus, Document, ListenerStatus, VERSION, Wor
 impl Supervisor {
     pub(super) fn answer_status(&mut self) {
         let Some(mut socket) = self.status.take() else { return };
+        self.counters.look(&self.board, Instant::now());
         for id in socket.answer(Instant::now(), || self.encoded_status()) {
             let Some(stream) = socket.reader(id) else { continue };
             let token = Token(FIRST_READER + id as usize);
@@ -58,6 +59,7 @@ impl Supervisor {
             state: self.policy.phase().name().to_owned(),
             upgrade: self.upgrade_status(),
             listeners: self.listening.iter().map(listener_status).collect(),
+            totals: self.board.totals(),
             workers: children.map(|(id, child)| self.worker_status(id, child)).collect(),
             devices: devices.map(|(key, slot)| self.device_status(key, slot)).collect(),
         }

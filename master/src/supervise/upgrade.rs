@@ -136,6 +136,7 @@ impl Supervisor {
         let (offers, theirs) = Self::succession().unzip();
         if let Some(offers) = &offers {
             self.register(offers, TOKEN, Interest::READABLE).map_err(failed("epoll_ctl"))?;
+            self.counters.say_to(offers);
         }
         let (spoken, stderr) = Stderr::new(self.poll.registry(), TOKEN).map_err(failed("pipe"))?;
         let Some(pid) = sys::fork().map_err(failed("fork"))? else {
@@ -239,6 +240,7 @@ impl Supervisor {
         let raw = successor.pipe.as_raw_fd();
         let _ = self.poll.registry().deregister(&mut SourceFd(&raw));
         self.share_connections();
+        self.counters.lose_successor(&self.board);
         self.pidfile.iter().for_each(|pidfile| pidfile.take_back());
         self.status.iter().for_each(|status| status.take_back());
         listeners::restore_nonblocking(&self.plan.listeners);
@@ -285,8 +287,10 @@ impl Supervisor {
     }
 
     /// Once the process that this one succeeds has gone: what it may have left.
-    pub(super) fn tidy_after_predecessor(&mut self) {
+    pub(super) fn tidy_after_predecessor(&mut self, now: Instant) {
+        self.counters.look(&self.board, now);
         let Some(origin) = self.origin.take_if(|origin| !origin.lives()) else { return };
+        self.counters.predecessor_gone(now);
         log::info!("upgrade: PID {} has gone", origin.predecessor);
         self.kit.predecessor = None;
         listeners::restore_nonblocking(&self.plan.listeners);

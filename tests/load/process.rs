@@ -31,12 +31,7 @@ pub fn sleeps(pid: Pid) -> u64 {
 /// where no file is behind them. Pages of the executable itself do not count, so that a debug
 /// build measures nearly as a release build does.
 pub fn private_memory(pid: Pid) -> u64 {
-    memory_if_there(pid).expect("a process of this user")
-}
-
-/// The same of one that may go at any moment.
-pub fn memory_if_there(pid: Pid) -> Option<u64> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process of this user");
     let (mut kib, mut has_file) = (0, false);
     for line in maps.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
@@ -52,7 +47,7 @@ pub fn memory_if_there(pid: Pid) -> Option<u64> {
             _ => {}
         }
     }
-    Some(kib * 1024)
+    kib * 1024
 }
 
 /// Children that have ended and that nobody has waited for.

@@ -20,8 +20,9 @@ use super::policy::{Action, Exit};
 use super::status::age_ms;
 use crate::report::events::Event as Told;
 
-/// How long a process without a heartbeat is taken to be alive without a look.
-const MISSED: Duration = Duration::from_millis(1500);
+/// How long a process without a heartbeat is taken to be alive without a look: one that goes has
+/// none any more, and goes round a few times a second until then.
+const MISSED: Duration = Duration::from_millis(300);
 /// Loops go round once a second when there is nothing to do, and more often otherwise.
 const STUCK: Duration = Duration::from_secs(5);
 

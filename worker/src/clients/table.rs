@@ -43,6 +43,11 @@ impl Table {
         self.0.get_mut(client.key).filter(is_it)
     }
 
+    /// Gives memory back that the last ones in the table have left.
+    pub fn shrink(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -116,6 +121,17 @@ mod tests {
         assert!(table.lent(&other).is_some());
         table[second].enter(State::Lingering(1));
         assert!(table.lent(&other).is_none(), "it was taken back");
+    }
+
+    #[test]
+    fn what_the_last_ones_leave_is_given_back() {
+        let mut table = Table::default();
+        let keys: Vec<_> = (0..100).map(|port| table.insert(conn(port))).collect();
+        keys[10..].iter().rev().for_each(|key| drop(table.remove(*key)));
+        table.shrink();
+        assert!(table.0.capacity() < 20);
+        assert_eq!(table.len(), 10);
+        assert_eq!(table.insert(conn(7)), keys[10]);
     }
 
     #[test]

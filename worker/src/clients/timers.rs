@@ -73,6 +73,13 @@ impl Timers {
         }
     }
 
+    /// Gives memory back that the last keys have left.
+    pub fn shrink(&mut self) {
+        let used = self.links.iter().rposition(|link| link.kind != UNLINKED);
+        self.links.truncate(used.map_or(0, |last| last + 1));
+        self.links.shrink_to_fit();
+    }
+
     /// Ends the wait of a key, if it has one.
     pub fn stop(&mut self, key: usize) {
         let Some(link) = self.links.get_mut(key) else { return };

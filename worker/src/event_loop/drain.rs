@@ -26,6 +26,9 @@ use crate::sys::{socket, title};
 const RECENT_MS: u64 = 500;
 /// A drain looks this often whether it is over.
 pub(super) const DRAIN_TICK_MS: u64 = 20;
+/// So many connections at most are given away at once: the kernel has 4 KiB for each that is
+/// under way, and the heir takes as many in a tick.
+const MOST_AT_ONCE: usize = 150;
 /// A disk operation that nobody waits for gets so long: a look at how full the disk is, for one.
 const FOR_NOBODY: Duration = Duration::from_secs(2);
 
@@ -102,18 +105,35 @@ impl Worker {
     pub(super) fn close_idle(&mut self) {
         self.settle_answers();
         self.drain.set_crowded(false);
-        for key in self.conns.keys_where(Conn::is_between_requests) {
+        let mut given = 0;
+        // The last ones first, so that their memory is the heirs' at once.
+        for key in self.conns.keys_where(Conn::is_between_requests).into_iter().rev() {
             if !self.conns.get(key).is_some_and(Conn::is_between_requests) {
                 continue;
             }
-            let waits = self.drain.is_crowded() && self.lives_on(key);
-            if !waits && self.bequeath(key) == Given::Never {
-                self.close_if_idle(key);
+            if given == MOST_AT_ONCE {
+                self.drain.set_crowded(true);
+                break;
+            }
+            if self.drain.is_crowded() && self.lives_on(key) {
+                continue;
+            }
+            match self.bequeath(key) {
+                Given::Gone => given += 1,
+                Given::Later => {}
+                Given::Never => self.close_if_idle(key),
             }
         }
+        self.shrink();
         if self.drain.has_lasted(self.clock.now()) {
             self.conns.keys_where(Conn::is_deaf).into_iter().for_each(|key| self.close(key));
         }
+    }
+
+    /// Memory of connections that are gone is given back.
+    fn shrink(&mut self) {
+        self.conns.shrink();
+        self.timers.shrink();
     }
 
     /// What has arrived and not been read yet is in progress: there is a last look.

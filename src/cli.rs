@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueHint};
 use rmogstored_master::config::{Entry, Key, Options, Origin};
+use rmogstored_master::report::request::Request;
 
 use command::{Command, Help};
 pub use scrub::Scrub;
@@ -195,10 +196,10 @@ pub enum Task {
     Upgrade(PathBuf),
     /// Read all files of devices.
     Scrub(Scrub),
-    /// Have a running node forget that a device was a mount.
-    Forget {
-        /// `devN` or a path.
-        device: String,
+    /// Tell a running node what it cannot know.
+    Tell {
+        /// What it is.
+        request: Request,
         /// Its status socket.
         socket: PathBuf,
     },
@@ -419,13 +420,18 @@ mod tests {
         assert_eq!(task("status --json /s"), shown);
         assert_eq!(task("upgrade /s"), Task::Upgrade(socket.clone()));
         let device = "dev1".to_owned();
-        assert_eq!(task("device --forget dev1 /s"), Task::Forget { device, socket });
+        let request = Request::ForgetMount(device.clone());
+        let told = Task::Tell { request, socket: socket.clone() };
+        assert_eq!(task("device --forget dev1 /s"), told);
+        let request = Request::ClearFailing(device);
+        assert_eq!(task("device --clear dev1 /s"), Task::Tell { request, socket });
         for line in [
             "status",
             "upgrade",
             "scrub",
             "device /s",
             "device --forget dev1",
+            "device --forget dev1 --clear dev1 /s",
             "status /a /b",
             "--docroot=/d status /s",
         ] {

@@ -33,14 +33,14 @@ fn main() -> ExitCode {
     let invocation = Invocation::capture();
     successor::begin();
     let task = Cli::try_parse().unwrap_or_else(refuse).task();
-    if !matches!(task, Task::Status { .. } | Task::Upgrade(_) | Task::Forget { .. }) {
+    if !matches!(task, Task::Status { .. } | Task::Upgrade(_) | Task::Tell { .. }) {
         clean_start::begin();
     }
     match task {
         Task::Status { json, follow, socket } => commands::status::run(&socket, json, follow),
         Task::Upgrade(node) => commands::upgrade::run(&node),
         Task::Scrub(scrub) => commands::scrub::run(scrub),
-        Task::Forget { device, socket } => commands::device::forget(device, &socket),
+        Task::Tell { request, socket } => commands::device::tell(&request, &socket),
         Task::CheckConfig(options) => check_config(&options),
         Task::Serve(options) => serve(options, None, invocation),
         Task::Quickstart(folder, options) => try_out(folder, options, invocation),

@@ -28,6 +28,8 @@ mod crash_storm;
 mod curl;
 /// `--daemonize`, and what systemd is told.
 mod daemon;
+/// What is told of devices with which something is wrong.
+mod device_states;
 /// 3: digests, and fsck's place among them.
 mod digest;
 /// What a kernel or a sandbox does not allow.

@@ -57,7 +57,7 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l help -d 'Print th
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "status" -d 'Show a running node: workers, devices, requests and bytes per second'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "upgrade" -d 'Put the executable that is installed now in a running node\'s place, without closing a port'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "scrub" -d 'Read every file of devices from the disk, and tell of those that are damaged or misplaced'
-complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "device" -d 'Have a running node take the folder that is there for a device which was a mount before'
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -f -a "device" -d 'Tell a running node what it cannot know of a device'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l json -d 'Print the node\'s JSON document instead of a table'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l follow -d 'Show it again every second, until Ctrl-C'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand status" -l help -d 'Print this help; so does -h'
@@ -68,5 +68,6 @@ complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l status-s
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l patience -d 'Seconds that a device may be stalled, once it is being scrubbed, before it is given up [default: 60]' -r
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l device-list -d 'Print `FID DEVID` of each bad copy instead of JSON lines'
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand scrub" -l help -d 'Print this help; so does -h'
-complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l forget -d 'The device: devN, or its whole path where several docroots have one' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l forget -d 'Take the folder that is there for a device which was a mount before: it answers 503 until it is mounted again, its folder is removed and made anew, or this is said' -r
+complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l clear -d 'Its disk, which had many errors within a minute, is mended: it is failing no more' -r
 complete -c rmogstored -n "__fish_rmogstored_using_subcommand device" -l help -d 'Print this help; so does -h'

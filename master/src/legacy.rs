@@ -12,11 +12,12 @@ use std::io::{self, Write};
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::getppid;
-use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState, Scoreboard, Usage};
+use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState, Faults, Scoreboard, Usage};
 use rmogstored_worker::spec::SiteId;
 use rmogstored_worker::sys::socket::adopt_inherited;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,10 @@ struct Heirloom {
     stalled: bool,
     usage: Option<Usage>,
     disk: Option<(u32, u32)>,
+    #[serde(default)]
+    failing: bool,
+    #[serde(default)]
+    faults: Faults,
 }
 
 /// The number that the environment announces.
@@ -148,6 +153,8 @@ impl Heirloom {
             stalled: slot.state() == DeviceState::Stalled,
             usage: slot.usage(),
             disk: slot.disk(),
+            failing: slot.failing.load(Relaxed),
+            faults: slot.faults.counts(),
         }
     }
 
@@ -159,6 +166,8 @@ impl Heirloom {
         if let Some(usage) = &self.usage {
             slot.publish(usage, self.disk);
         }
+        slot.faults.add(&self.faults);
+        slot.failing.store(self.failing, Relaxed);
         if self.stalled {
             slot.set_state(DeviceState::Stalled);
         }

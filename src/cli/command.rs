@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand};
+use rmogstored_master::report::request::Request;
 
 use super::{Scrub, Task};
 
@@ -62,14 +63,19 @@ pub enum Command {
         help: Help,
     },
 
-    /// Have a running node take the folder that is there for a device which was a mount before
+    /// Tell a running node what it cannot know of a device
     ///
-    /// A device that was a mount answers 503 while it is a bare folder, until it is mounted again,
-    /// its folder is removed and made anew, or this is said. Root and the node's user may say it.
+    /// Root and the node's user may say it. A device is named as devN, or by its whole path where
+    /// several docroots have one.
     Device {
-        /// The device: devN, or its whole path where several docroots have one
-        #[arg(long, value_name = "devN", required = true)]
-        forget: String,
+        /// Take the folder that is there for a device which was a mount before: it answers 503 until
+        /// it is mounted again, its folder is removed and made anew, or this is said
+        #[arg(long, value_name = "devN", required_unless_present = "clear")]
+        forget: Option<String>,
+
+        /// Its disk, which had many errors within a minute, is mended: it is failing no more
+        #[arg(long, value_name = "devN", conflicts_with = "forget")]
+        clear: Option<String>,
 
         /// The node's --status-socket
         socket: PathBuf,
@@ -88,7 +94,13 @@ impl Command {
             }
             Command::Upgrade { node, .. } => Task::Upgrade(node),
             Command::Scrub { scrub, .. } => Task::Scrub(scrub),
-            Command::Device { forget, socket, .. } => Task::Forget { device: forget, socket },
+            Command::Device { forget, clear, socket, .. } => {
+                let request = match (forget, clear) {
+                    (Some(device), _) => Request::ForgetMount(device),
+                    (None, clear) => Request::ClearFailing(clear.unwrap_or_default()),
+                };
+                Task::Tell { request, socket }
+            }
         }
     }
 }

@@ -8,9 +8,9 @@ use rmogstored_master::report::request::Request;
 
 use super::ask;
 
-/// Has the node forget that a device was a mount.
-pub fn forget(device: String, socket: &Path) -> ExitCode {
-    let told = match ask(socket, &Request::ForgetMount(device)) {
+/// Tells the node.
+pub fn tell(request: &Request, socket: &Path) -> ExitCode {
+    let told = match ask(socket, request) {
         Ok(Ok(done)) => writeln!(io::stdout(), "{done}"),
         Ok(Err(refused)) => {
             let _ = writeln!(io::stderr(), "E: {refused}");

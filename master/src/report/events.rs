@@ -78,12 +78,42 @@ pub enum Event<'a> {
         /// The docroot it is in.
         docroot: String,
     },
-    /// A stalled device answers again.
+    /// A device was a mount, or has to be one, and is a bare folder.
+    DeviceUnmounted {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// A device is mounted read-only.
+    DeviceReadOnly {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// A device has no room left, or no inode.
+    DeviceFull {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// A device's disk has had many errors within a minute.
+    DeviceFailing {
+        /// `devN`.
+        device: String,
+        /// The docroot it is in.
+        docroot: String,
+    },
+    /// What was wrong with a device is not any more.
     DeviceRecovered {
         /// `devN`.
         device: String,
         /// The docroot it is in.
         docroot: String,
+        /// `stalled`, `unmounted`, `read-only`, `full` or `failing`.
+        from: &'static str,
     },
     /// A worker's loop has not gone round for too long.
     WorkerStuck {

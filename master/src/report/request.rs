@@ -16,11 +16,13 @@ pub const NAME: &[u8] = b"rmogstored-request-";
 pub(super) const LONGEST: usize = 16 << 10;
 
 /// What can be asked for.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     /// That a device was a mount: `devN`, or its path.
     ForgetMount(String),
+    /// That a device's disk was failing: the same.
+    ClearFailing(String),
 }
 
 /// What was done, or why not.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use rmogstored_worker::scoreboard::Totals;
+use rmogstored_worker::scoreboard::{Faults, Totals};
 use serde::{Deserialize, Serialize};
 
 use super::request::{self, Answer};
@@ -82,7 +82,7 @@ pub struct WorkerStatus {
     pub worker: u16,
     /// Its process; `null` while it is down.
     pub pid: Option<i32>,
-    /// `down`, `starting`, `running` or `draining`.
+    /// `down`, `starting`, `running`, `draining`, or `stuck`: its loop stands still.
     pub state: String,
     /// The generation it belongs to.
     pub generation: u32,
@@ -122,8 +122,12 @@ pub struct DeviceStatus {
     pub docroot: String,
     /// Slot of the worker that owns it.
     pub owner: u16,
-    /// `ok` or `stalled`.
+    /// `ok`, or the worst of what is wrong: `unowned`, `unmounted`, `stalled`, `failing`,
+    /// `read-only`, `full`.
     pub state: String,
+    /// Since when, in seconds since 1970; `null` before the first look.
+    #[serde(default)]
+    pub since: Option<f64>,
     /// Disk operations queued or running.
     pub in_flight: u32,
     /// Age of the oldest one that runs.
@@ -133,6 +137,9 @@ pub struct DeviceStatus {
     /// What its filesystem cannot do, as far as is known.
     #[serde(default)]
     pub closed: Vec<String>,
+    /// What has gone wrong on it since the node's first start.
+    #[serde(flatten)]
+    pub faults: Faults,
     /// KiB used and KiB that users may use in all, from the last look; `null` before it.
     pub used_kib: Option<u64>,
     /// See `used_kib`.

@@ -185,17 +185,6 @@ impl Supervisor {
         }
     }
 
-    /// For those who read the events: the owner writes the log.
-    pub(super) fn tell_stall(&mut self, key: DeviceKey, stalled: bool) {
-        let docroot = self.plan.devices.docroot(key.site).display().to_string();
-        let device = key.to_string();
-        if stalled {
-            self.events.tell(&Told::DeviceStalled { device, docroot });
-        } else {
-            self.events.tell(&Told::DeviceRecovered { device, docroot });
-        }
-    }
-
     /// Brings workers and scoreboard in step with the devices that are there.
     pub(super) fn look_for_devices(&mut self, now: Instant) {
         if self.policy.phase() == Phase::Resting {
@@ -251,7 +240,7 @@ impl Supervisor {
             if !there.contains(&key) {
                 log::info!("{key} is gone");
                 self.board.forget_device(key, !self.plan.devices.is_retired(key.site));
-                self.stalled.remove(&key);
+                self.device_health.forget(key);
             }
         }
         let mut found = BTreeSet::new();

@@ -8,14 +8,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rmogstored_worker::spec::WorkerId;
+use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState, Faults, WorkerState};
+use rmogstored_worker::spec::{DeviceKey, WorkerId};
 
 use super::Supervisor;
 use super::children::Life;
+use super::device_health::{Change, Facts, Trouble};
 use super::policy::{Action, Exit};
 use super::status::age_ms;
 use crate::report::events::Event as Told;
@@ -51,6 +53,68 @@ impl Supervisor {
                 self.events.tell(&Told::WorkerAlive { worker: id.0, pid });
             }
         }
+    }
+
+    /// Tells of devices with which something is wrong, or not any more.
+    pub(super) fn look_at_devices(&mut self) {
+        let now = (Instant::now(), SystemTime::now());
+        for (key, slot) in self.board.devices().into_iter().filter(|(key, _)| key.devid != 0) {
+            let facts = self.facts_of(slot);
+            for change in self.device_health.look(key, facts, now) {
+                self.tell_of_device(key, slot, change);
+            }
+            slot.failing.store(self.device_health.is_failing(key), Relaxed);
+        }
+    }
+
+    fn facts_of(&self, slot: &DeviceSlot) -> Facts {
+        let faults = slot.faults.counts();
+        Facts {
+            unowned: self.board.worker(slot.owner()).state() == WorkerState::Empty,
+            unmounted: slot.mount.refused(),
+            stalled: slot.state() == DeviceState::Stalled,
+            read_only: slot.read_only.load(Relaxed),
+            full: slot.usage().is_some_and(|usage| usage.available == 0),
+            io_errors: faults.read_errors + faults.write_errors,
+            failed_before: slot.failing.load(Relaxed),
+        }
+    }
+
+    /// The owner writes the log of stalls and mounts.
+    fn tell_of_device(&mut self, key: DeviceKey, slot: &DeviceSlot, change: Change) {
+        let docroot = self.plan.devices.docroot(key.site);
+        let (name, path) = (key.to_string(), docroot.join(key.to_string()));
+        let (path, docroot) = (path.display(), docroot.display().to_string());
+        let event = match change {
+            // Between two processes of one worker, or at rest: the workers' events tell.
+            Change::Has(Trouble::Unowned) | Change::Had(Trouble::Unowned) => return,
+            Change::Has(Trouble::Unmounted) => Told::DeviceUnmounted { device: name, docroot },
+            Change::Has(Trouble::Stalled) => Told::DeviceStalled { device: name, docroot },
+            Change::Has(Trouble::Failing) => {
+                let Faults { read_errors, write_errors, .. } = slot.faults.counts();
+                log::error!(
+                    "{path} is failing: its disk had many errors within a minute, {read_errors} of \
+                     reads and {write_errors} of writes so far; it is served all the same"
+                );
+                Told::DeviceFailing { device: name, docroot }
+            }
+            Change::Has(Trouble::ReadOnly) => {
+                log::error!("{path} is mounted read-only: nothing can be stored or removed there");
+                Told::DeviceReadOnly { device: name, docroot }
+            }
+            Change::Has(Trouble::Full) => {
+                log::warn!("{path} is full");
+                Told::DeviceFull { device: name, docroot }
+            }
+            Change::Had(trouble) => {
+                let from = trouble.name();
+                if !matches!(trouble, Trouble::Stalled | Trouble::Unmounted) {
+                    log::info!("{path} is not {from} any more");
+                }
+                Told::DeviceRecovered { device: name, docroot, from }
+            }
+        };
+        self.events.tell(&event);
     }
 
     /// Buries the workers that have ended but cannot be waited for.

@@ -25,6 +25,7 @@ mod act;
 mod become_successor;
 pub mod children;
 mod counters;
+mod device_health;
 pub mod devices;
 mod from_workers;
 mod health;
@@ -42,7 +43,7 @@ mod successor_pipe;
 mod successor_stderr;
 mod upgrade;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -52,8 +53,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::Signal;
 use rmogstored_worker::control::Channel;
-use rmogstored_worker::scoreboard::{DeviceState, Scoreboard};
-use rmogstored_worker::spec::{DeviceKey, WorkerId, WorkerSpec};
+use rmogstored_worker::scoreboard::Scoreboard;
+use rmogstored_worker::spec::{WorkerId, WorkerSpec};
 use rmogstored_worker::sys::signal::Signals;
 use rmogstored_worker::sys::title;
 
@@ -68,6 +69,7 @@ use crate::report::status::StatusSocket;
 use crate::successor::Origin;
 use crate::{Listening, MasterError, OnReady, Reload, title as titles};
 use counters::Counters;
+use device_health::DeviceHealth;
 use health::Roused;
 use heirs::Shared;
 use links::Links;
@@ -79,7 +81,7 @@ use upgrade::Upgrades;
 
 /// How often the docroots are listed.
 const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
-/// How often the scoreboard is searched for stalled devices.
+/// How often the scoreboard is searched for devices with which something is wrong.
 const LOOK_FOR_STALLS: Duration = Duration::from_millis(500);
 /// How soon a channel or pipe without room is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -137,8 +139,7 @@ pub struct Supervisor {
     pidfile: Option<Pidfile>,
     paths: Paths,
     kit: Kit,
-    /// Reported last for each device.
-    stalled: BTreeMap<DeviceKey, bool>,
+    device_health: DeviceHealth,
     stuck: BTreeSet<WorkerId>,
     roused: Roused,
     watchdog: Watchdog,
@@ -209,7 +210,7 @@ impl Supervisor {
             links: Links::default(),
             shared: Shared::default(),
             counters,
-            stalled: BTreeMap::new(),
+            device_health: DeviceHealth::default(),
             stuck: BTreeSet::new(),
             roused: Roused::default(),
             watchdog: Watchdog::new(now),
@@ -295,7 +296,7 @@ impl Supervisor {
         let look = now >= self.next_stall_look;
         if look {
             self.next_stall_look = now + LOOK_FOR_STALLS;
-            self.look_for_stalls();
+            self.look_at_devices();
             self.look_for_stuck_workers(now);
             self.tidy_after_predecessor(now);
         }
@@ -365,15 +366,6 @@ impl Supervisor {
 
     fn draining(&self) -> bool {
         matches!(self.policy.phase(), Phase::Draining { .. })
-    }
-
-    fn look_for_stalls(&mut self) {
-        for (key, slot) in self.board.devices().into_iter().filter(|(key, _)| key.devid != 0) {
-            let stalled = slot.state() == DeviceState::Stalled;
-            if self.stalled.insert(key, stalled).unwrap_or(false) != stalled {
-                self.tell_stall(key, stalled);
-            }
-        }
     }
 
     /// Drops everything that belongs to the master or to other workers, before the worker's own

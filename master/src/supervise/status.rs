@@ -1,15 +1,16 @@
 //! Filling in the status document, and passing it to whoever connected.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use mio::{Interest, Token};
 use nix::time::{ClockId, clock_gettime};
-use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState};
+use rmogstored_worker::scoreboard::DeviceSlot;
 use rmogstored_worker::spec::{DeviceKey, WorkerId};
 use rmogstored_worker::sys::doors::Closed;
 
 use super::children::Child;
+use super::device_health::Trouble;
 use super::{FIRST_READER, Supervisor};
 use crate::Listening;
 use crate::report::service_name;
@@ -19,6 +20,7 @@ impl Supervisor {
     pub(super) fn answer_status(&mut self) {
         let Some(mut socket) = self.status.take() else { return };
         self.counters.look(&self.board, Instant::now());
+        self.look_at_devices();
         for id in socket.answer(Instant::now(), || self.encoded_status()) {
             let Some(stream) = socket.reader(id) else { continue };
             let token = Token(FIRST_READER + id as usize);
@@ -70,7 +72,7 @@ impl Supervisor {
         WorkerStatus {
             worker: id.0,
             pid: child.life.pid(),
-            state: child.life.name().to_owned(),
+            state: if self.stuck.contains(&id) { "stuck" } else { child.life.name() }.to_owned(),
             generation: child.generation,
             restarts: slot.restarts.load(Relaxed),
             connections: slot.connections.load(Relaxed),
@@ -89,16 +91,14 @@ impl Supervisor {
 
     fn device_status(&self, key: DeviceKey, slot: &DeviceSlot) -> DeviceStatus {
         let usage = slot.usage();
+        let (trouble, since) = self.device_health.of(key);
         DeviceStatus {
             device: key.to_string(),
             docroot: self.plan.devices.docroot(key.site).display().to_string(),
             owner: slot.owner().0,
-            state: match slot.state() {
-                DeviceState::Stalled => "stalled",
-                _ if slot.mount.refused() => "unmounted",
-                _ => "ok",
-            }
-            .to_owned(),
+            state: trouble.map_or("ok", Trouble::name).to_owned(),
+            since: since
+                .and_then(|since| Some(since.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())),
             in_flight: slot.in_flight.load(Relaxed),
             oldest_ms: slot.oldest_ms.load(Relaxed),
             inline_reads: match slot.inline_reads.load(Relaxed) {
@@ -107,6 +107,7 @@ impl Supervisor {
                 _ => None,
             },
             closed: names(slot.closed.load(Relaxed)),
+            faults: slot.faults.counts(),
             used_kib: usage.as_ref().map(|usage| usage.used),
             total_kib: usage.as_ref().map(|usage| usage.total),
             busy_percent: slot.busy().map(|busy| f64::from(busy) / 100.0),

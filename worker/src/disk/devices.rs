@@ -325,6 +325,7 @@ impl Devices {
         match (slot.state(), stalled) {
             (DeviceState::Ok, true) => {
                 slot.set_state(DeviceState::Stalled);
+                slot.faults.count_stall();
                 let (name, seconds) = (name(), oldest.as_secs());
                 log::error!(
                     "{} is stalled: a disk operation has taken {seconds} s",

@@ -37,6 +37,23 @@ impl<T, E: Into<io::Error>> InCall<T> for Result<T, E> {
     }
 }
 
+/// What a disk, or the filesystem on it, says when it is broken: errno(3), and blk_errors in the
+/// kernel's block/blk-core.c. XFS and ext4 say EUCLEAN and EBADMSG for what is damaged. ETIMEDOUT
+/// is left out: a socket says it too.
+pub fn is_of_disk(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EIO
+            | libc::EUCLEAN
+            | libc::EBADMSG
+            | libc::EILSEQ
+            | libc::ENODATA
+            | libc::EREMOTEIO
+            | libc::ENOLINK
+            | libc::ESHUTDOWN
+    )
+}
+
 /// Short of descriptors or memory: that is not the disk's fault, nor the file's.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))

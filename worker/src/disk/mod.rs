@@ -19,7 +19,7 @@
 //! | [`flush`], [`journal`] | when that is on the disk; whose journal keeps things in order |
 //! | [`lane`] | who shares a flush |
 //! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
-//! | [`failed`] | which call failed, and why |
+//! | [`failed`], [`faults`], [`repeated`] | which call failed, and why; what is counted and told of it |
 //! | [`listings`] | when docroots are listed, what was told of them |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
 //! | [`hot_files`] | files that stay open for a second |
@@ -43,6 +43,7 @@ pub mod docroot;
 pub mod docroot_watch;
 pub mod errands;
 pub mod failed;
+pub mod faults;
 pub mod flush;
 pub mod folders;
 pub mod harmless;
@@ -60,6 +61,7 @@ pub mod open;
 pub mod operation;
 pub mod path;
 pub mod pool;
+pub mod repeated;
 pub mod shortage;
 pub mod stall;
 pub mod temporary;

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,10 +12,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use log::Level;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::disk::device::Device;
 use crate::disk::device_dir::DeviceDir;
+use crate::disk::faults::{self, Access};
 use crate::disk::flush::Flush;
 use crate::disk::loan::{Loan, Stage, Style};
 use crate::disk::on_disk::OnDisk;
@@ -326,11 +328,22 @@ impl Turn<'_> {
         })
     }
 
-    /// Adds an answer of class 5xx to the worker's count of them.
+    /// Adds an answer of class 5xx to the worker's count of them, and the device's.
     pub fn count_error(&self, status: u16) {
         if status >= 500 {
             self.host.slot.errors.fetch_add(1, Relaxed);
         }
+        if let Some(slot) = self.slot {
+            slot.faults.count_answer(status);
+        }
+    }
+
+    /// Logs and counts what has failed on the device: [`faults::note`].
+    pub fn note_fault(&self, access: Access, level: Level, errno: Option<i32>, line: impl Display) {
+        if matches!(errno, Some(libc::ENOSPC | libc::EDQUOT | libc::EROFS)) {
+            self.device.note_change(); // So that its state is told soon.
+        }
+        faults::note(self.device.key(), self.slot, access, level, errno, line);
     }
 
     /// Adds to the worker's count of body bytes sent.

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, renameat};
 use nix::sys::stat::fstatat;
-use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::clock;
@@ -52,6 +53,7 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
     let time = clock::unix_time().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
+    slot.read_only.store(facts.flags().contains(FsFlags::ST_RDONLY), Relaxed);
     if write {
         let written = write_file(on, &dir, &usage.text(device.path()));
         let trouble = written.err().map(|e| format!("cannot write its usage file: {e}"));

@@ -76,7 +76,7 @@ impl Worker {
         };
         match cached {
             Some(size) => {
-                size::answer(&mut self.out, &path, Ok(size));
+                size::answer(&mut self.out, &path, size);
                 Heard::Answered
             }
             None => {

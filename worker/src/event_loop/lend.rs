@@ -261,7 +261,8 @@ impl Worker {
                 self.after_answer(key, keep, Ending::Plain)
             }
             broken => {
-                log_broken(sending.path(), &broken);
+                let device = sending.path().key(conn.site());
+                log_broken(device, self.board.device(device), sending.path(), &broken);
                 conn.enter(State::Sending(sending));
                 Next::Close
             }

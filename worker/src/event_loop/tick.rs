@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clients::neighbours::HEARTBEAT_MS;
 use crate::clients::timers::Wait;
-use crate::disk::shortage;
+use crate::disk::{faults, shortage};
 use crate::event_loop::Worker;
 use crate::event_loop::drain::DRAIN_TICK_MS;
 use crate::spec::{DeviceKey, SiteId};
@@ -39,6 +39,7 @@ impl Worker {
         self.resume_listeners();
         self.even_out();
         shortage::tell();
+        faults::tell();
         for dropped in self.files.sweep(self.clock.now()) {
             self.close_kept(dropped);
         }

@@ -14,7 +14,7 @@ use crate::disk::operation::{Operation, Outcome, Turn, Turned};
 use crate::disk::path::DevPath;
 use crate::http::answer;
 use crate::http::condition::Conditions;
-use crate::http::{log_failed, status_of};
+use crate::http::{note_failed, status_of};
 use crate::ids::DeviceKey;
 use crate::sys::disk::unlinkat;
 
@@ -52,7 +52,7 @@ impl Operation for Delete {
             Ok(true) => answer::no_content(&mut head, &date_now(), keep),
             Err(e) => {
                 let status = status_of(&e.error);
-                log_failed("DELETE", self.path.as_str(), status, &e);
+                note_failed(turn, "DELETE", &self.path, status, &e);
                 turn.count_error(status.code());
                 answer::empty(&mut head, status, &date_now(), keep);
             }

@@ -16,7 +16,7 @@ use crate::http::condition::{Purpose, Verdict};
 use crate::http::head::{IfRange, Method, Request};
 use crate::http::range::Selection;
 use crate::http::transfer::{Pumped, Transfer, log_broken};
-use crate::http::{log_failure, status_of};
+use crate::http::{note_failure, status_of};
 use crate::ids::DeviceKey;
 use crate::scoreboard::Usage;
 use crate::sys::file;
@@ -171,7 +171,7 @@ impl Operation for Get {
                 Turned::Again(self)
             }
             broken => {
-                log_broken(&self.path, &broken);
+                log_broken(turn.device.key(), turn.slot, &self.path, &broken);
                 Turned::Over(Outcome::Broken)
             }
         }
@@ -214,7 +214,7 @@ impl Get {
                 .map(|body| (body, file)),
             Err(e) => {
                 let status = status_of(&e);
-                log_failure("GET", self.path.as_str(), status, &e);
+                note_failure(turn, "GET", &self.path, status, &e);
                 Err(status)
             }
         };
@@ -224,7 +224,7 @@ impl Get {
             planned.and_then(|(body, file)| match body.map(|body| first(turn, &file, body)) {
                 Some(Err(e)) => {
                     let status = status_of(&e);
-                    log_failure("GET", self.path.as_str(), status, &e);
+                    note_failure(turn, "GET", &self.path, status, &e);
                     head.clear();
                     Err(status)
                 }

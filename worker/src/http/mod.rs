@@ -26,11 +26,13 @@ pub mod transfer;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
-use crate::clock;
+use log::Level;
+
 use crate::disk::failed::{Failed, is_shortage};
+use crate::disk::faults::Access;
+use crate::disk::operation::Turn;
+use crate::disk::path::DevPath;
 use crate::http::answer::Status;
 use crate::http::head::Refusal;
 
@@ -53,31 +55,41 @@ pub fn status_of(error: &io::Error) -> Status {
     }
 }
 
-/// Logs a failure that is ours or the disk's, once; what a client can cause at will is not, and
-/// what the operator has forbidden once a second at most.
-pub fn log_failure(method: &str, path: &str, status: Status, error: &io::Error) {
-    log(method, path, status, error.raw_os_error(), error);
+/// Logs and counts a failure that is ours or the disk's, or what the operator has forbidden:
+/// [`crate::disk::faults::note`]. What a client can cause at will is not logged.
+pub fn note_failure(
+    turn: &Turn<'_>,
+    method: &str,
+    path: &DevPath,
+    status: Status,
+    error: &io::Error,
+) {
+    note(turn, method, path, status, error.raw_os_error(), error);
 }
 
 /// The same, with the name of the call.
-pub fn log_failed(method: &str, path: &str, status: Status, failed: &Failed) {
-    log(method, path, status, failed.errno(), failed);
+pub fn note_failed(turn: &Turn<'_>, method: &str, path: &DevPath, status: Status, failed: &Failed) {
+    note(turn, method, path, status, failed.errno(), failed);
 }
 
-fn log(method: &str, path: &str, status: Status, errno: Option<i32>, error: &dyn fmt::Display) {
-    static FORBIDDEN: AtomicU64 = AtomicU64::new(0);
-    match (errno, status.code()) {
-        (Some(libc::EACCES | libc::EPERM), _) => {
-            let second = clock::unix_time().as_secs();
-            if FORBIDDEN.swap(second, Relaxed) != second {
-                log::warn!("{method} {path}: {error}");
-            }
-        }
+fn note(
+    turn: &Turn<'_>,
+    method: &str,
+    path: &DevPath,
+    status: Status,
+    errno: Option<i32>,
+    error: &dyn fmt::Display,
+) {
+    let line = format_args!("{method} {}: {error}", path.as_str());
+    let level = match (errno, status.code()) {
+        (Some(libc::EACCES | libc::EPERM), _) => Level::Warn,
         // Device::insist_on_mount has said so.
-        (Some(libc::ENOMEDIUM), _) => log::debug!("{method} {path}: {error}"),
-        (_, 500..) => log::error!("{method} {path}: {error}"),
-        _ => log::debug!("{method} {path}: {error}"),
-    }
+        (Some(libc::ENOMEDIUM), _) => return log::debug!("{line}"),
+        (_, 500..) => Level::Error,
+        _ => return log::debug!("{line}"),
+    };
+    let access = if method == "GET" { Access::Read } else { Access::Write };
+    turn.note_fault(access, level, errno, line);
 }
 
 /// The status of a message that could not be read.

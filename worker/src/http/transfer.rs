@@ -5,9 +5,15 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use log::Level;
+
+use crate::disk::failed::is_of_disk;
+use crate::disk::faults::{self, Access};
 use crate::disk::hot_files::{Extent, OpenFile};
 use crate::disk::path::DevPath;
 use crate::http::head::Request;
+use crate::ids::DeviceKey;
+use crate::scoreboard::DeviceSlot;
 use crate::sys::socket;
 
 /// Most bytes that one sendfile call is asked for.
@@ -180,13 +186,16 @@ fn blocked_or_failed(e: io::Error) -> Pumped {
 }
 
 /// Logs why a transfer cannot be completed; a peer that went away is not worth a line.
-pub fn log_broken(path: &DevPath, why: &Pumped) {
+pub fn log_broken(device: DeviceKey, slot: Option<&DeviceSlot>, path: &DevPath, why: &Pumped) {
+    let path_text = path.as_str();
     match why {
         Pumped::Shrunk => {
-            log::error!("GET {}: the file became shorter while it was sent", path.as_str());
+            let line = format_args!("GET {path_text}: the file became shorter while it was sent");
+            faults::note(device, slot, Access::Read, Level::Error, None, line);
         }
-        Pumped::Failed(e) if e.raw_os_error() == Some(libc::EIO) => {
-            log::error!("GET {}: {e}", path.as_str());
+        Pumped::Failed(e) if e.raw_os_error().is_some_and(is_of_disk) => {
+            let line = format_args!("GET {path_text}: {e}");
+            faults::note(device, slot, Access::Read, Level::Error, e.raw_os_error(), line);
         }
         Pumped::Failed(e) => log::debug!("GET {}: {e}", path.as_str()),
         Pumped::Done | Pumped::Blocked | Pumped::Enough => {}

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 
+use log::Level;
 use sha1::{Digest as _, Sha1};
 
 use crate::disk::disk_fd::DiskFd;
+use crate::disk::faults::Access;
 use crate::disk::loan::Style;
 use crate::disk::md5::Md5;
 use crate::disk::open;
@@ -120,7 +122,8 @@ impl Digest {
     fn fail(&self, turn: &Turn<'_>, error: &std::io::Error) -> Turned {
         let (path, offset) = (self.path.as_str(), self.offset);
         if error.raw_os_error() != Some(libc::EISDIR) {
-            log::error!("{} {path}: read at {offset}: {error}", self.kind.name());
+            let line = format_args!("{} {path}: read at {offset}: {error}", self.kind.name());
+            turn.note_fault(Access::Read, Level::Error, error.raw_os_error(), line);
         }
         let line = format!("ERR read {path} at {offset} failed\r\n");
         Turned::Over(turn.answer(line.into_bytes(), true))

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use log::Level;
+
+use crate::disk::faults::Access;
 use crate::disk::loan::Style;
 use crate::disk::open;
 use crate::disk::operation::{Operation, Turn, Turned};
@@ -38,24 +41,24 @@ impl Operation for Size {
             Ok(file.stat(turn.on)?.st_size)
         });
         let mut line = Vec::with_capacity(80);
-        answer(&mut line, &self.path, found);
+        let path = self.path.as_str();
+        match found {
+            Ok(size) => answer(&mut line, &self.path, size),
+            Err(e) if is_missing(&e) => answer(&mut line, &self.path, -1),
+            // Told from a missing file: a tracker that is told -1 takes the copy for lost.
+            Err(e) => {
+                let told = format_args!("size {path}: {e}");
+                turn.note_fault(Access::Read, Level::Error, e.raw_os_error(), told);
+                line.extend_from_slice(format!("ERR stat {path} failed\r\n").as_bytes());
+            }
+        }
         Turned::Over(turn.answer(line, true))
     }
 }
 
-/// Appends the answer. A failure other than a missing file is told from one: a tracker that is
-/// told -1 takes the copy for lost.
-pub fn answer(out: &mut Vec<u8>, path: &DevPath, found: io::Result<i64>) {
-    let path = path.as_str();
-    let line = match found {
-        Ok(size) => format!("{path} {size}\r\n"),
-        Err(e) if is_missing(&e) => format!("{path} -1\r\n"),
-        Err(e) => {
-            log::error!("size {path}: {e}");
-            format!("ERR stat {path} failed\r\n")
-        }
-    };
-    out.extend_from_slice(line.as_bytes());
+/// Appends the answer: a size in bytes, or -1.
+pub fn answer(out: &mut Vec<u8>, path: &DevPath, size: i64) {
+    out.extend_from_slice(format!("{} {size}\r\n", path.as_str()).as_bytes());
 }
 
 /// No such file, or none that we may show.

@@ -34,7 +34,7 @@ use crate::disk::path::DevPath;
 use crate::http::answer::{self, CONTINUE, Status};
 use crate::http::head::Request;
 use crate::http::refuse::Refused;
-use crate::http::{log_failed, status_of};
+use crate::http::{note_failed, status_of};
 use crate::ids::DeviceKey;
 use crate::sys::socket;
 
@@ -129,7 +129,7 @@ impl Operation for Put {
         if self.file.is_none() {
             match Destination::new(turn, &self.path, &self.request).open(&self.checksum) {
                 Ok(file) => self.file = Some(file),
-                Err(e) => return Turned::Over(self.refuse(&e)),
+                Err(e) => return Turned::Over(self.refuse(turn, &e)),
             }
             if self.is_in_place() && !turn.enter(Stage::Committing) {
                 return Turned::Over(Outcome::Finished);
@@ -277,7 +277,7 @@ impl Put {
         let status = match destination.conclude(file, &mut self.checksum) {
             Ok(Some(status)) => status,
             Ok(None) => return Outcome::Finished,
-            Err(e) => self.status_on_disk(&e),
+            Err(e) => self.status_on_disk(turn, &e),
         };
         // The body is read: the next request may follow.
         let keep = self.request.keep_alive;
@@ -285,20 +285,20 @@ impl Put {
     }
 
     /// The file could not even be opened: nothing of the body has been taken.
-    fn refuse(mut self: Box<Self>, error: &Failed) -> Outcome {
-        let status = self.status_on_disk(error);
+    fn refuse(mut self: Box<Self>, turn: &Turn<'_>, error: &Failed) -> Outcome {
+        let status = self.status_on_disk(turn, error);
         self.refused = Some(Refused { status, close: closes(status) });
         Outcome::Refused(self)
     }
 
     fn fail_on_disk(self: Box<Self>, turn: &Turn<'_>, error: &Failed) -> Outcome {
-        let status = self.status_on_disk(error);
+        let status = self.status_on_disk(turn, error);
         self.fail(turn, status)
     }
 
-    fn status_on_disk(&self, error: &Failed) -> Status {
+    fn status_on_disk(&self, turn: &Turn<'_>, error: &Failed) -> Status {
         let status = status_of(&error.error);
-        log_failed("PUT", self.path.as_str(), status, error);
+        note_failed(turn, "PUT", &self.path, status, error);
         status
     }
 

@@ -118,6 +118,8 @@ fn begin(sick: &RealSick, moment: Moment) -> Vec<Wish> {
     }
     let before = total(&sick.node, "bytes_in");
     let wishes: Vec<_> = (0..2 * CLIENTS).map(|number| Wish::new(sick, number)).collect();
+    // The next worker would take those that have not been accepted.
+    until("all to be accepted", || total(&sick.node, "connections") >= 2 * CLIENTS);
     let length = if moment == Moment::Body { SIZE / 2 } else { SIZE };
     let begun = wishes.into_iter().map(|wish| wish.send(length)).collect();
     match moment {
@@ -263,7 +265,8 @@ fn disk_that_becomes_read_only_by_an_error_refuses_and_keeps_what_it_has() {
             sick.node.in_its_mounts(set).unwrap();
             let known = replaced_until(&sick, Duration::ZERO, || {
                 sick.disk.fail(Op::Write, Which::From(n), Errno::EIO);
-                until("a refusal of all", || sick.node.logged(" error: ") >= CLIENTS as usize);
+                let refused = || sick.node.status()["devices"][0]["errors"].as_u64();
+                until("a refusal of all", || refused().is_some_and(|count| count >= CLIENTS));
             });
             let what = format!("{mode}, writes fail from the {n}th on");
             println!("{what}: {known:?}");

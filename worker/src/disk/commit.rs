@@ -47,6 +47,7 @@ use crate::disk::folders::{FOLDER, Made, parent, with_folders};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::open;
 use crate::disk::path::DevPath;
+use crate::disk::recent_folder;
 use crate::disk::temporary::Temporary;
 use crate::sys::disk::{linkat, openat, renameat, unlinkat};
 use crate::sys::file::{BENEATH, link_file, open_below, rename_new};
@@ -58,7 +59,7 @@ pub struct Incoming {
     place: Place,
     file: DiskFd,
     /// The one that it goes to, as long as nobody waits.
-    folder: Option<DiskFd>,
+    folder: Option<Arc<DiskFd>>,
     made: Made,
 }
 
@@ -83,15 +84,17 @@ impl Incoming {
         let dir = device.dir(on).in_call("open")?;
         let mut made = Made::default();
         let (file, place, folder) = with_folders(on, &dir, path, &mut made, || {
-            let folder = open_folder(on, device, &dir, path, flush.folder_flags())?;
+            let open = || open_folder(on, device, &dir, path, flush.folder_flags());
             if dir.has_anonymous_files() {
-                match create_anonymous(on, &folder) {
-                    Err(e) if lacks_anonymous_files(&e) => {
-                        dir.set_anonymous_files(false);
+                match create_anonymous(on, &dir, path, flush, open) {
+                    Err(e) if lacks_anonymous_files(&e) => dir.set_anonymous_files(false),
+                    created => {
+                        let (file, folder) = created?;
+                        return Ok((file, Place::Anonymous, Some(folder)));
                     }
-                    file => return file.map(|file| (file, Place::Anonymous, Some(folder))),
                 }
             }
+            let folder = open()?;
             let (name, file) = create_named(on, &dir, folder, path)?;
             Ok((file, Place::Named(name), None))
         })?;
@@ -202,7 +205,10 @@ impl Incoming {
         let dir = device.dir(on).in_call("open")?;
         let (mut made, mut folder) = (std::mem::take(&mut self.made), self.folder.take());
         let named = with_folders(on, &dir, path, &mut made, || {
-            let open = || open_folder(on, device, &dir, path, flush.folder_flags());
+            let open = || {
+                recent_folder::forget(on); // Whoever has it may come here again.
+                open_folder(on, device, &dir, path, flush.folder_flags()).map(Arc::new)
+            };
             let folder = folder.take().map_or_else(open, Ok)?;
             Ok(step(&self, &dir, &folder)?.then_some(folder))
         });
@@ -237,10 +243,33 @@ pub fn copy_into(
     }
 }
 
-fn create_anonymous(on: &OnDisk, folder: &DiskFd) -> Result<DiskFd, Failed> {
+/// Makes a file without a name, and has the folder that it goes to: the one that this thread has
+/// stored in last, if that is the same and takes it. One that was removed does not, and ext4 says
+/// EPERM then.
+fn create_anonymous(
+    on: &OnDisk,
+    dir: &Arc<DeviceDir>,
+    path: &DevPath,
+    flush: &Flush<'_>,
+    open: impl Fn() -> Result<DiskFd, Failed>,
+) -> Result<(DiskFd, Arc<DiskFd>), Failed> {
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-    let file = openat(folder.get(on), c".", flags, Mode::from_bits_truncate(0o666));
-    file.map(DiskFd::new).in_call("openat")
+    let create = |folder: Arc<DiskFd>| {
+        let file = openat(folder.get(on), c".", flags, Mode::from_bits_truncate(0o666));
+        file.map(|file| (DiskFd::new(file), folder)).in_call("openat")
+    };
+    // One that is to be flushed is opened each time: the kernel tells each descriptor of an error
+    // once, fsync(2).
+    if flush.folder_flags() != FOLDER {
+        return create(Arc::new(open()?));
+    }
+    let folder = parent(path);
+    if let Some(known) = recent_folder::known(dir, &folder)
+        && let Ok(created) = create(known)
+    {
+        return Ok(created);
+    }
+    create(recent_folder::keep(on, dir, folder, open()?))
 }
 
 /// Makes a file under a temporary name. What is mounted below the device has it in its own folder.

@@ -18,7 +18,7 @@
 //! | [`commit`] | a PUT from temporary to final name; what each failing call does |
 //! | [`flush`], [`journal`] | when that is on the disk; whose journal keeps things in order |
 //! | [`lane`] | who shares a flush |
-//! | [`folders`], [`temporary`] | folders made for a PUT, names before the final one |
+//! | [`folders`], [`recent_folder`], [`temporary`] | folders made for a PUT; the one that the next needs too; names before the final one |
 //! | [`failed`], [`faults`], [`repeated`] | which call failed, and why; what is counted and told of it |
 //! | [`listings`] | when docroots are listed, what was told of them |
 //! | [`docroot_watch`] | hints that a docroot has got or lost a device |
@@ -61,6 +61,7 @@ pub mod open;
 pub mod operation;
 pub mod path;
 pub mod pool;
+pub mod recent_folder;
 pub mod repeated;
 pub mod shortage;
 pub mod stall;

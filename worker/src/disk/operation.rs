@@ -333,6 +333,11 @@ impl Turn<'_> {
         if status >= 500 {
             self.host.slot.errors.fetch_add(1, Relaxed);
         }
+        self.count_on_device(status);
+    }
+
+    /// The same for the device alone: the answer is the loop's.
+    pub fn count_on_device(&self, status: u16) {
         if let Some(slot) = self.slot {
             slot.faults.count_answer(status);
         }

@@ -15,13 +15,16 @@ const PAUSE: u64 = 1_000;
 ///
 /// A yield may go to other processes too, and costs a slice of time in each case (`sched_yield(2)`;
 /// Linux since 6.18 remembers it until the others have had as much). Where that is seen the loop
-/// does without yields for a while.
+/// does without yields for a while. Whose time it was is looked at after one that took long: that
+/// costs two system calls.
 #[derive(Default)]
 pub(super) struct Yielding {
     /// Disk threads have been given short work in this round.
     wanted: bool,
     /// Before this time, in milliseconds, there is none.
     not_before: u64,
+    /// The last one took so long that others may have had the processor.
+    suspicious: bool,
 }
 
 impl Yielding {
@@ -35,12 +38,16 @@ impl Yielding {
         if !std::mem::take(&mut self.wanted) || now < self.not_before {
             return;
         }
-        let Some(ours_before) = processor_time() else { return };
+        let ours_before = if self.suspicious { processor_time() } else { None };
         let begun = instant();
         std::thread::yield_now();
         let took = begun.elapsed();
-        let Some(ours) = processor_time() else { return };
-        self.judge(now, took, ours.saturating_sub(ours_before));
+        self.suspicious = took > OTHERS;
+        if let Some(before) = ours_before
+            && let Some(after) = processor_time()
+        {
+            self.judge(now, took, after.saturating_sub(before));
+        }
     }
 
     /// `ours` is what all threads of this process used while the yield `took` its time.
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn it_is_wanted_anew_in_each_round() {
-        let mut yielding = Yielding { wanted: true, not_before: 10 };
+        let mut yielding = Yielding { wanted: true, not_before: 10, suspicious: false };
         yielding.at_end_of_round(9);
         assert!(!yielding.wanted);
         yielding.wanted = true;

@@ -22,6 +22,7 @@ use crate::disk::loan::{Loan, Style};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::operation::{Answered, Op, Outcome};
 use crate::disk::pool::{Job, Progress};
+use crate::disk::recent_folder;
 use crate::disk::work::{Borrowed, Context, Work};
 use crate::event_loop::FIRST_CONN;
 use crate::http::delete::Delete;
@@ -142,6 +143,7 @@ impl Rig {
             while let Some(now) = work.take() {
                 work = now.run(on, &progress);
             }
+            recent_folder::forget(on); // As a thread does that has nothing else to do.
             let mut done = Vec::new();
             self.context.take_outcomes(&mut done);
             op = match done.pop().map(|done| done.outcome) {

@@ -21,7 +21,7 @@ pub struct FaultCounts {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Faults {
-    /// Answers of class 5xx.
+    /// Answers of class 5xx that its disk was asked for: refusals of a stalled device are none.
     pub errors: u64,
     /// Those of them that told of a full disk: 507.
     pub no_space: u64,

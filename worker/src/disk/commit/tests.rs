@@ -61,6 +61,28 @@ fn the_same_without_anonymous_files() {
     check_create_and_replace(false);
 }
 
+/// The folder that a thread has stored in last may go at any moment: before the next file, and while
+/// that is on its way.
+#[test]
+fn folder_that_is_removed_is_made_again() {
+    let (docroot, device) = device();
+    let file = docroot.path().join("dev1/0/000/000/0000000001.fid");
+    let remove = || std::fs::remove_dir_all(docroot.path().join("dev1/0")).unwrap();
+    let found = || std::fs::read_to_string(&file).unwrap();
+    for text in ["one", "two", "three"] {
+        put(&device, text);
+        assert_eq!(found(), text);
+        remove();
+    }
+    put(&device, "four");
+    let on = OnDisk::in_test();
+    let incoming = create(&device);
+    incoming.file().write_all_at(&on, b"five", 0).unwrap();
+    remove();
+    incoming.commit(&on, &device, &path(), &flush(&Progress::in_test()), || ()).unwrap();
+    assert_eq!(found(), "five");
+}
+
 #[test]
 fn new_file_takes_no_name_that_is_taken() {
     for anonymous in [true, false] {

@@ -11,7 +11,7 @@ use super::progress::{Progress, Room};
 use super::queue::{Helper, Queue};
 use crate::clock;
 use crate::disk::on_disk::OnDisk;
-use crate::disk::shortage;
+use crate::disk::{recent_folder, shortage};
 use crate::sys::priority;
 
 /// A thread without work ends after this time, and its memory goes with it.
@@ -92,6 +92,14 @@ impl<J: Job> Threads<J> {
         queue.has_come();
         while !queue.is_crowded() {
             let Some(job) = queue.next() else {
+                if recent_folder::is_kept() {
+                    drop(queue);
+                    progress.begin();
+                    recent_folder::forget(on);
+                    progress.rest();
+                    queue = self.lock();
+                    continue;
+                }
                 let (again, has_waited) = self.rest(queue);
                 queue = again;
                 if has_waited && queue.is_empty() {
@@ -114,6 +122,7 @@ impl<J: Job> Threads<J> {
         let helper = self.call_helper(&mut queue);
         drop(queue);
         wake(helper);
+        recent_folder::forget(on);
     }
 
     /// Rests until called; true when nobody did for long.

@@ -287,6 +287,7 @@ impl Put {
     /// The file could not even be opened: nothing of the body has been taken.
     fn refuse(mut self: Box<Self>, turn: &Turn<'_>, error: &Failed) -> Outcome {
         let status = self.status_on_disk(turn, error);
+        turn.count_on_device(status.code());
         self.refused = Some(Refused { status, close: closes(status) });
         Outcome::Refused(self)
     }

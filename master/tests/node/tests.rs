@@ -197,7 +197,7 @@ fn stall_and_recovery_of_a_device_are_told() {
 fn status_socket_shows_the_node_and_is_removed() {
     let setup = Setup { workers: "device", devices: &[3, 12], ..Setup::default() };
     let (mut node, before) = setup.ready();
-    let status = node.status();
+    let mut status = node.status();
     assert_eq!(status["version"], 1);
     assert_eq!(status["pid"], node.pid().as_raw());
     assert_eq!(status["state"], "running");
@@ -208,7 +208,10 @@ fn status_socket_shows_the_node_and_is_removed() {
     let docroot = node.folder.path().to_str().unwrap();
     let device = json!({"device": "dev12", "docroot": docroot, "owner": 1, "state": "ok",
         "in_flight": 0, "oldest_ms": 0, "inline_reads": null, "used_kib": null,
-        "total_kib": null, "busy_percent": null, "closed": []});
+        "total_kib": null, "busy_percent": null, "closed": [], "errors": 0, "no_space": 0,
+        "read_errors": 0, "write_errors": 0, "stalls": 0});
+    let since = status["devices"][1].as_object_mut().unwrap().remove("since");
+    assert!(since.is_some_and(|since| since.as_f64().is_some_and(|since| since > 1e9)));
     assert_eq!(status["devices"][1], device);
     node.signal(Signal::SIGQUIT);
     assert_eq!(node.ended(), Some(0));

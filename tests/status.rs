@@ -9,10 +9,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::chain::{Chain, Load, is_gone};
-use crate::harness::{Lines, Node, Setup, until};
+use crate::harness::{Lines, Node, Setup, binary, can_mount, skipped, until};
 
 fn command(words: &[&str]) -> Command {
-    let mut command = Command::new(crate::harness::binary());
+    let mut command = Command::new(binary());
     command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -44,6 +44,26 @@ fn table_shows_workers_devices_and_rates() {
     assert_eq!(rates.len(), 2, "{table}");
     assert!(rates.iter().sum::<f64>() > 1.0, "{table}");
     assert!(rows.iter().any(|row| row.first() == Some(&"dev2") && row[2] == "ok"), "{table}");
+}
+
+#[test]
+fn commands_are_about_the_unit_s_node_when_none_is_named() {
+    if !can_mount() {
+        return skipped("no mount namespaces here");
+    }
+    let setup = Setup::new().mount("mount -t tmpfs none /run && mkdir /run/rmogstored");
+    let node = setup.arg("--status-socket=/run/rmogstored/status.sock").start();
+    let run = |words: &str| {
+        node.in_its_mounts(&format!("{} {words} 2>&1 || true", binary().to_str().unwrap()))
+    };
+    let document: Value = serde_json::from_str(&run("status --json").unwrap()).unwrap();
+    assert_eq!(document["pid"], node.pid().as_raw());
+    let told = run("device --clear dev1").unwrap();
+    assert!(told.contains("dev1"), "{told}");
+    node.in_its_mounts("rm /run/rmogstored/status.sock").unwrap();
+    let lost = run("upgrade").unwrap();
+    let words = "E: /run/rmogstored/status.sock: there is no such socket";
+    assert!(lost.contains(words), "{lost}");
 }
 
 #[test]
@@ -120,15 +140,11 @@ fn follow_goes_on_until_it_is_interrupted() {
 #[test]
 fn follow_leaves_the_terminal_as_it_was() {
     let node = Node::start();
-    let line = format!(
-        "exec {} status --follow {}",
-        crate::harness::binary().to_str().unwrap(),
-        socket(&node)
-    );
+    let line = format!("exec {} status --follow {}", binary().to_str().unwrap(), socket(&node));
     let mut script = Command::new("script");
     script.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let Ok(mut child) = script.spawn() else {
-        return crate::harness::skipped("no script(1)");
+        return skipped("no script(1)");
     };
     let mut out = child.stdout.take().unwrap();
     let mut shown = Vec::new();

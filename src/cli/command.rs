@@ -7,6 +7,9 @@ use rmogstored_master::report::request::Request;
 
 use super::{Scrub, Task};
 
+/// The status socket of the node that a command is about when none is named: the unit's.
+pub const DEFAULT_SOCKET: &str = "/run/rmogstored/status.sock";
+
 /// What every command understands.
 #[derive(Debug, Args)]
 pub struct Help {
@@ -28,7 +31,8 @@ pub enum Command {
         #[arg(long, action = ArgAction::Count)]
         follow: u8,
 
-        /// The node's --status-socket
+        /// The node's --status-socket [default: /run/rmogstored/status.sock]
+        #[arg(default_value = DEFAULT_SOCKET, hide_default_value = true)]
         socket: PathBuf,
 
         #[command(flatten)]
@@ -41,8 +45,12 @@ pub enum Command {
     /// quit and waits for its last request. If the new one does not get ready the old one stays,
     /// and the exit status is 1. Signals nobody but the master of a node.
     Upgrade {
-        /// The node's --status-socket, or its --pidfile
-        #[arg(value_name = "SOCKET|PIDFILE")]
+        /// The node's --status-socket, or its --pidfile [default: /run/rmogstored/status.sock]
+        #[arg(
+            value_name = "SOCKET|PIDFILE",
+            default_value = DEFAULT_SOCKET,
+            hide_default_value = true
+        )]
         node: PathBuf,
 
         #[command(flatten)]
@@ -77,7 +85,8 @@ pub enum Command {
         #[arg(long, value_name = "devN", conflicts_with = "forget")]
         clear: Option<String>,
 
-        /// The node's --status-socket
+        /// The node's --status-socket [default: /run/rmogstored/status.sock]
+        #[arg(default_value = DEFAULT_SOCKET, hide_default_value = true)]
         socket: PathBuf,
 
         #[command(flatten)]

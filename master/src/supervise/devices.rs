@@ -59,7 +59,13 @@ impl Devices {
                 continue;
             }
             match docroot::devices(&docroot) {
-                Ok(devids) => self.hear(site, devids),
+                Ok(devids) => {
+                    if devids.is_empty() {
+                        let docroot = docroot.display();
+                        log::warn!("{docroot} holds no devN: it serves nothing until it does");
+                    }
+                    self.hear(site, devids);
+                }
                 Err(e) => log::error!("cannot list {}: {e}", docroot.display()),
             }
         }

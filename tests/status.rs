@@ -62,7 +62,7 @@ fn commands_are_about_the_unit_s_node_when_none_is_named() {
     assert!(told.contains("dev1"), "{told}");
     node.in_its_mounts("rm /run/rmogstored/status.sock").unwrap();
     let lost = run("upgrade").unwrap();
-    let words = "E: /run/rmogstored/status.sock: there is no such socket";
+    let words = "E: /run/rmogstored/status.sock: there is no such socket or file";
     assert!(lost.contains(words), "{lost}");
 }
 

@@ -92,7 +92,7 @@ fn pid_file_without_the_number_of_a_process_is_refused() {
         refused(&noted(folder.path(), content), why);
     }
     refused(folder.path(), "directory");
-    refused(&folder.path().join("nothing"), "No such file");
+    refused(&folder.path().join("nothing"), "there is no such socket or file");
     refused(Path::new("/dev/null"), "holds no PID");
 }
 

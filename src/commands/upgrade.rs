@@ -83,7 +83,14 @@ impl Watch {
     fn on(node: &Path) -> Result<Watch, String> {
         let said = |why: &str| format!("{}: {why}", node.display());
         let told = |e: io::Error| said(&e.to_string());
-        let is_socket = fs::metadata(node).map_err(told)?.file_type().is_socket();
+        let found = fs::metadata(node).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => said(
+                "there is no such socket or file: the node does not run, or has another \
+                --status-socket or --pidfile",
+            ),
+            _ => told(e),
+        });
+        let is_socket = found?.file_type().is_socket();
         let (master, own, mark) = if is_socket {
             let (document, peer) = read_with_peer(node).map_err(told)?;
             let own = Pid::from_raw(document.pid.cast_signed());

@@ -155,6 +155,10 @@ pub struct Cli {
     #[arg(long, value_name = "PATH")]
     status_socket: Vec<String>,
 
+    /// Where metrics and a status page are served; off unless given
+    #[arg(long, value_name = "ADDR")]
+    statuslisten: Vec<String>,
+
     /// Check everything, print the effective settings as a configuration file, and exit
     #[arg(long, action = ArgAction::Count)]
     check_config: u8,
@@ -253,6 +257,7 @@ impl Cli {
             (Key::UpgradeTimeout, self.upgrade_timeout),
             (Key::StatusFd, self.status_fd),
             (Key::StatusSocket, self.status_socket),
+            (Key::Statuslisten, self.statuslisten),
             (Key::Httplisten, self.httplisten),
             (Key::Mgmtlisten, self.mgmtlisten),
         ];

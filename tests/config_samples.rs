@@ -10,7 +10,7 @@ use rmogstored_master::config::Key;
 use crate::harness::skipped;
 
 /// Keys that are given an example, having no default; `server` prints nothing of its own.
-const WITHOUT_DEFAULT: [&str; 8] = [
+const WITHOUT_DEFAULT: [&str; 9] = [
     "httpgetlisten",
     "server",
     "daemonize",
@@ -18,6 +18,7 @@ const WITHOUT_DEFAULT: [&str; 8] = [
     "user",
     "group",
     "status_socket",
+    "statuslisten",
     "require_mount",
 ];
 /// What the sample says of user and group, who are on few machines.

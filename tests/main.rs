@@ -74,6 +74,8 @@ mod large_transfers;
 mod lingering;
 /// What workers and connections cost.
 mod memory;
+/// Metrics and the status page.
+mod monitor;
 /// 3.1 and 4: what a device is mounted from.
 mod mounts;
 /// nginx in front of the node.

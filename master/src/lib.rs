@@ -10,6 +10,7 @@
 //! | `legacy` | what a successor is told of the devices |
 //! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
+//! | `monitor` | metrics and the status page, from a process of their own |
 //! | [`notify`] | telling systemd |
 //! | [`pidfile`] | the pid file and its rules |
 //! | [`privileges`] | whom the workers run as |
@@ -27,6 +28,7 @@ pub mod invocation;
 mod legacy;
 pub mod limits;
 pub mod listeners;
+mod monitor;
 pub mod notify;
 pub mod pidfile;
 pub mod privileges;
@@ -153,28 +155,29 @@ pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
         Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout, legacy, predecessor };
     match Supervisor::new(config, plan, origin, kit)?.run()? {
         Outcome::Finished(status) => Ok(status),
-        Outcome::Worker(spec, identity) => work(*spec, identity, in_worker, worker),
+        Outcome::Worker(spec, identity) => {
+            let name = format!("worker {}", spec.id);
+            live(&name, identity, in_worker, move || worker(*spec))
+        }
+        Outcome::Monitor(spec, identity) => {
+            live("monitor", identity, in_worker, move || monitor::run(*spec))
+        }
     }
 }
 
-/// The rest of a worker's life. A panic must not unwind into the caller, whose stack belongs to
+/// The rest of a child's life. A panic must not unwind into the caller, whose stack belongs to
 /// the master: files it removes on the way out are still needed.
-fn work(
-    spec: WorkerSpec,
-    identity: Option<Identity>,
-    prepare: fn(),
-    worker: fn(WorkerSpec) -> i32,
-) -> ! {
+fn live(name: &str, identity: Option<Identity>, prepare: fn(), work: impl FnOnce() -> i32) -> ! {
     const PANICKED: i32 = 101;
     let life = AssertUnwindSafe(move || {
         successor::in_worker();
         // Before any thread: each would have to give up its own.
         if let Err(e) = identity.map_or(Ok(()), |identity| identity.assume()) {
-            log::error!("worker {}: cannot give up privileges: {e}", spec.id);
+            log::error!("{name}: cannot give up privileges: {e}");
             return 1;
         }
         prepare();
-        worker(spec)
+        work()
     });
     let status = catch_unwind(life).unwrap_or(PANICKED);
     log::logger().flush();

@@ -14,11 +14,11 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use rmogstored_worker::spec::{Listener, Service, SiteId};
+use rmogstored_worker::spec::{Listener, SiteId};
 
 use crate::config::{ListenerConfig, SiteConfig};
 use crate::inherit::{Inherited, internet_address};
-use crate::successor::{self, AnyPort};
+use crate::successor::{self, AnyPort, Purpose};
 use crate::{Listening, MasterError};
 
 /// A C daemon that shares a listener takes its O_NONBLOCK away: accept(2) then waits this long,
@@ -40,28 +40,49 @@ pub struct Bound {
     pub wanted: SocketAddr,
 }
 
+/// Where the monitor answers.
+#[derive(Debug)]
+pub struct StatusListener {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// The bound address; never port 0.
+    pub address: SocketAddr,
+    /// The address as configured; its port may be 0.
+    pub wanted: SocketAddr,
+}
+
+/// All that the node listens on.
+#[derive(Debug)]
+pub struct Opened {
+    /// The workers'.
+    pub listeners: Vec<Bound>,
+    /// The monitor's.
+    pub status: Option<StatusListener>,
+}
+
 /// An open socket that may be used for a listener.
 #[derive(Debug)]
 struct Spare {
     fd: OwnedFd,
     address: Option<SocketAddr>,
-    /// For a listener of another service only where the port says which socket is meant.
-    service: Option<Service>,
+    /// For another one only where the port says which socket is meant.
+    purpose: Option<Purpose>,
 }
 
 /// Opens all listeners of all sites. Inherited sockets that nobody asked for are closed.
 pub fn open(
     sites: &[(SiteId, SiteConfig)],
+    status: Option<SocketAddr>,
     inherited: Vec<Inherited>,
-) -> Result<Vec<Bound>, MasterError> {
+) -> Result<Opened, MasterError> {
     let spare = |Inherited { fd, address }| match successor::any_port(fd.as_raw_fd()) {
-        Some(AnyPort { service, wanted, .. }) => {
-            Spare { fd, address: Some(wanted), service: Some(service) }
+        Some(AnyPort { purpose, wanted, .. }) => {
+            Spare { fd, address: Some(wanted), purpose: Some(purpose) }
         }
-        None => Spare { fd, address, service: None },
+        None => Spare { fd, address, purpose: None },
     };
     let mut spares = inherited.into_iter().map(spare).collect();
-    let all = open_all(sites, &mut spares, Instant::now() + PATIENCE)?;
+    let all = open_all(sites, status, &mut spares, Instant::now() + PATIENCE)?;
     for Spare { fd, .. } in spares {
         log::info!("closing inherited descriptor {}: not in the configuration", fd.as_raw_fd());
     }
@@ -69,15 +90,22 @@ pub fn open(
 }
 
 /// Opens the listeners of a new configuration: what the old one has is duplicated.
-pub fn reopen(sites: &[(SiteId, SiteConfig)], old: &[Bound]) -> Result<Vec<Bound>, MasterError> {
-    let spare = |bound: &Bound| {
-        let fd = bound.listener.fd.try_clone()?;
-        let (address, service) = (Some(bound.wanted), Some(bound.listener.service));
-        Ok(Spare { fd, address, service })
+pub fn reopen(
+    sites: &[(SiteId, SiteConfig)],
+    status: Option<SocketAddr>,
+    old: &[Bound],
+    old_status: Option<&StatusListener>,
+) -> Result<Opened, MasterError> {
+    let spare = |(fd, wanted, purpose): (&OwnedFd, SocketAddr, Purpose)| {
+        Ok(Spare { fd: fd.try_clone()?, address: Some(wanted), purpose: Some(purpose) })
     };
+    let serving = old.iter().map(|Bound { listener, wanted, .. }| {
+        (&listener.fd, *wanted, Purpose::Serve(listener.service))
+    });
+    let old = serving.chain(old_status.map(|old| (&old.fd, old.wanted, Purpose::Status)));
     let mut spares: Vec<Spare> =
-        old.iter().map(spare).collect::<Result<_, _>>().map_err(MasterError::system("dup"))?;
-    open_all(sites, &mut spares, Instant::now())
+        old.map(spare).collect::<Result<_, _>>().map_err(MasterError::system("dup"))?;
+    open_all(sites, status, &mut spares, Instant::now())
 }
 
 /// Sets O_NONBLOCK again, once whoever took it away has gone.
@@ -91,25 +119,31 @@ pub fn restore_nonblocking(listeners: &[Bound]) {
 
 fn open_all(
     sites: &[(SiteId, SiteConfig)],
+    status: Option<SocketAddr>,
     spares: &mut Vec<Spare>,
     patience: Instant,
-) -> Result<Vec<Bound>, MasterError> {
-    let mut all = Vec::new();
+) -> Result<Opened, MasterError> {
+    let mut listeners = Vec::new();
     for (id, site) in sites {
         for config in &site.listeners {
-            let found = spare_for(*config, spares);
-            all.push(open_one(*id, site, *config, found, patience)?);
+            let found = spare_for(config.address, Purpose::Serve(config.service), spares);
+            listeners.push(open_one(*id, site, *config, found, patience)?);
         }
     }
-    Ok(all)
+    let status = match status {
+        Some(wanted) => {
+            let found = spare_for(wanted, Purpose::Status, spares);
+            let (fd, address) = open_at(wanted, found, patience)?;
+            Some(StatusListener { fd, address, wanted })
+        }
+        None => None,
+    };
+    Ok(Opened { listeners, status })
 }
 
-fn spare_for(
-    ListenerConfig { service, address }: ListenerConfig,
-    spares: &mut Vec<Spare>,
-) -> Option<OwnedFd> {
+fn spare_for(address: SocketAddr, purpose: Purpose, spares: &mut Vec<Spare>) -> Option<OwnedFd> {
     let matching = |s: &Spare| s.address == Some(address);
-    let same = spares.iter().position(|s| matching(s) && s.service.is_none_or(|s| s == service));
+    let same = spares.iter().position(|s| matching(s) && s.purpose.is_none_or(|p| p == purpose));
     let found = same.or_else(|| {
         let named = address.port() != 0;
         spares.iter().position(|s| named && matching(s))
@@ -124,19 +158,25 @@ fn open_one(
     spare: Option<OwnedFd>,
     patience: Instant,
 ) -> Result<Bound, MasterError> {
+    let (fd, real) = open_at(address, spare, patience)?;
+    let listening = Listening { service, site, address: real, docroot: config.docroot.clone() };
+    Ok(Bound { listener: Listener { fd, service, site }, listening, wanted: address })
+}
+
+/// A listener and its real address.
+fn open_at(
+    address: SocketAddr,
+    spare: Option<OwnedFd>,
+    patience: Instant,
+) -> Result<(OwnedFd, SocketAddr), MasterError> {
     let failed = |source| MasterError::Bind { address, source };
     let fd = match spare {
         Some(fd) => fd,
         None => bound_in_time(address, patience).map_err(failed)?,
     };
     prepare(&fd).map_err(failed)?;
-    let listening = Listening {
-        service,
-        site,
-        address: real_address(&fd).map_err(failed)?.unwrap_or(address),
-        docroot: config.docroot.clone(),
-    };
-    Ok(Bound { listener: Listener { fd, service, site }, listening, wanted: address })
+    let real = real_address(&fd).map_err(failed)?.unwrap_or(address);
+    Ok((fd, real))
 }
 
 /// What an operator can do about an address that cannot be listened on.
@@ -206,6 +246,8 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::path::PathBuf;
 
+    use rmogstored_worker::spec::Service;
+
     use nix::sys::socket::getsockopt;
 
     fn site(addresses: &[(Service, &str)]) -> (SiteId, SiteConfig) {
@@ -218,6 +260,29 @@ mod tests {
             SiteId(0),
             SiteConfig { docroot: PathBuf::from("/docroot"), require_mount: false, listeners },
         )
+    }
+
+    fn open(
+        sites: &[(SiteId, SiteConfig)],
+        inherited: Vec<Inherited>,
+    ) -> Result<Vec<Bound>, MasterError> {
+        super::open(sites, None, inherited).map(|opened| opened.listeners)
+    }
+
+    fn reopen(sites: &[(SiteId, SiteConfig)], old: &[Bound]) -> Result<Vec<Bound>, MasterError> {
+        super::reopen(sites, None, old, None).map(|opened| opened.listeners)
+    }
+
+    #[test]
+    fn monitor_s_listener_keeps_its_socket_in_a_reload_and_moves_when_told() {
+        let (any, sites) = ("127.0.0.1:0".parse().ok(), [http("127.0.0.1:0")]);
+        let first = super::open(&sites, any, Vec::new()).unwrap();
+        let same = super::reopen(&sites, any, &first.listeners, first.status.as_ref()).unwrap();
+        let address = |opened: &Opened| opened.status.as_ref().unwrap().address;
+        assert_eq!(address(&same), address(&first));
+        assert_ne!(address(&same), same.listeners[0].listening.address);
+        let gone = super::reopen(&sites, None, &first.listeners, first.status.as_ref()).unwrap();
+        assert!(gone.status.is_none());
     }
 
     fn http(address: &str) -> (SiteId, SiteConfig) {

@@ -20,7 +20,7 @@ use rmogstored_worker::sys::socket::adopt_inherited;
 
 use rmogstored_worker::spec::Service;
 
-use crate::report::service_name;
+use crate::report::{STATUS_NAME, service_name};
 use crate::{inherit, pidfile, sys};
 
 /// The variable that holds the pipe's number, the successor's generation, and which descriptors
@@ -44,8 +44,17 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AnyPort {
     pub fd: RawFd,
-    pub service: Service,
+    pub purpose: Purpose,
     pub wanted: SocketAddr,
+}
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Workers serve a docroot there.
+    Serve(Service),
+    /// The monitor answers there.
+    Status,
 }
 
 /// What is known of the process that this one is to succeed.
@@ -164,15 +173,26 @@ impl AnyPort {
     fn parse(text: &str) -> Option<AnyPort> {
         let (fd, rest) = text.split_once('=')?;
         let (name, wanted) = rest.split_once('@')?;
-        let all = [Service::Http, Service::HttpGet, Service::Mgmt];
-        let service = all.into_iter().find(|service| service_name(*service) == name)?;
-        Some(AnyPort { fd: fd.parse().ok()?, service, wanted: wanted.parse().ok()? })
+        let all = [Service::Http, Service::HttpGet, Service::Mgmt].map(Purpose::Serve);
+        let mut all = all.into_iter().chain([Purpose::Status]);
+        let purpose = all.find(|purpose| purpose.name() == name)?;
+        Some(AnyPort { fd: fd.parse().ok()?, purpose, wanted: wanted.parse().ok()? })
+    }
+}
+
+impl Purpose {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Purpose::Serve(service) => service_name(service),
+            Purpose::Status => STATUS_NAME,
+        }
     }
 }
 
 impl fmt::Display for AnyPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}@{}", self.fd, service_name(self.service), self.wanted)
+        write!(f, "{}={}@{}", self.fd, self.purpose.name(), self.wanted)
     }
 }
 
@@ -183,9 +203,10 @@ mod tests {
     #[test]
     fn variable_holds_the_pipe_the_generation_and_listeners_of_any_port() {
         assert_eq!(parse("7,2"), Some((7, 2, Vec::new())));
-        let listener =
-            AnyPort { fd: 4, service: Service::Mgmt, wanted: "[::1]:0".parse().unwrap() };
-        assert_eq!(parse(&format!("7,2,{listener},what=ever")), Some((7, 2, vec![listener])));
+        for purpose in [Purpose::Serve(Service::Mgmt), Purpose::Status] {
+            let listener = AnyPort { fd: 4, purpose, wanted: "[::1]:0".parse().unwrap() };
+            assert_eq!(parse(&format!("7,2,{listener},what=ever")), Some((7, 2, vec![listener])));
+        }
         for wrong in ["", "7", "7,", ",2", "7,-1", "x,2"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

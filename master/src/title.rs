@@ -17,6 +17,11 @@ pub(crate) fn of_worker(id: WorkerId, duty: Duty) {
     }
 }
 
+/// Names the monitor.
+pub(crate) fn set_monitor() {
+    title::set("rmogstored: monitor");
+}
+
 /// Names the process that passes on what a successor says.
 pub(crate) fn of_relay(pid: Pid) {
     title::set(&format!("rmogstored: standard error of PID {pid}"));

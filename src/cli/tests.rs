@@ -51,6 +51,7 @@ fn each_new_key_is_an_option_with_dashes() {
         "drain_timeout",
         "status_fd",
         "status_socket",
+        "statuslisten",
         "max_queue",
         "fsync",
         "aio_threads",

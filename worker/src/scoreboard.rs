@@ -117,8 +117,13 @@ impl Scoreboard {
 
     /// What this node and its predecessors have done.
     pub fn totals(&self) -> Totals {
+        self.totals_with(&self.past())
+    }
+
+    /// The same, with what was done before.
+    pub fn totals_with(&self, past: &Totals) -> Totals {
         let workers = self.0.workers.iter().map(Totals::of);
-        workers.fold(self.past(), |sum, worker| sum.plus(&worker))
+        workers.fold(*past, |sum, worker| sum.plus(&worker))
     }
 
     /// What was done before this process.

@@ -80,8 +80,9 @@ impl Check<'_> {
             daemonize: self.daemonize(),
             status_fd: self.single(Key::StatusFd, values::descriptor),
             status_socket: self.single(Key::StatusSocket, values::socket_path).map(absolute),
+            status_listen: self.single(Key::Statuslisten, values::address),
         };
-        self.refuse_shared_addresses(&config.sites);
+        self.refuse_shared_addresses(&config.sites, config.status_listen);
         if config.daemonize {
             self.refuse_relative_paths();
         }

@@ -53,6 +53,8 @@ pub struct Config {
     pub status_fd: Option<RawFd>,
     /// Unix socket that gives the node's status to whoever connects.
     pub status_socket: Option<PathBuf>,
+    /// Where metrics and the status page are served.
+    pub status_listen: Option<SocketAddr>,
 }
 
 /// One docroot and where it is served.

@@ -30,13 +30,14 @@ pub enum Key {
     StallTimeout,
     StatusFd,
     StatusSocket,
+    Statuslisten,
     UpgradeTimeout,
     User,
     WorkerProcesses,
     Workers,
 }
 
-const NAMES: [(Key, &str); 26] = [
+const NAMES: [(Key, &str); 27] = [
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
@@ -59,6 +60,7 @@ const NAMES: [(Key, &str); 26] = [
     (Key::StallTimeout, "stall_timeout"),
     (Key::StatusFd, "status_fd"),
     (Key::StatusSocket, "status_socket"),
+    (Key::Statuslisten, "statuslisten"),
     (Key::UpgradeTimeout, "upgrade_timeout"),
     (Key::User, "user"),
     (Key::WorkerProcesses, "worker_processes"),
@@ -88,6 +90,11 @@ impl Key {
     /// True where each line adds one, instead of replacing the last.
     pub fn repeats(self) -> bool {
         matches!(self, Self::Httplisten | Self::Httpgetlisten | Self::Mgmtlisten)
+    }
+
+    /// True for what a listener is given.
+    pub(super) fn is_address(self) -> bool {
+        self.repeats() || self == Self::Statuslisten
     }
 
     fn may_stand_alone(self) -> bool {

@@ -75,6 +75,9 @@ fn write_node(text: &mut String, config: &Config) -> fmt::Result {
     if let Some(path) = &config.status_socket {
         line(text, Key::StatusSocket, path.display())?;
     }
+    if let Some(address) = config.status_listen {
+        line(text, Key::Statuslisten, address)?;
+    }
     Ok(())
 }
 

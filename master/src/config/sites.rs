@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -150,12 +151,16 @@ impl Check<'_> {
         listeners
     }
 
-    pub(super) fn refuse_shared_addresses(&mut self, sites: &[SiteConfig]) {
+    pub(super) fn refuse_shared_addresses(
+        &mut self,
+        sites: &[SiteConfig],
+        status: Option<SocketAddr>,
+    ) {
         let mut seen = Vec::new();
-        for listener in sites.iter().flat_map(|site| &site.listeners) {
-            let address = listener.address;
+        let sites = sites.iter().flat_map(|site| &site.listeners).map(|listener| listener.address);
+        for address in sites.chain(status) {
             if address.port() != 0 && seen.contains(&address) {
-                let origin = self.address_origin(listener);
+                let origin = self.address_origin(address);
                 self.error(format!("{address} is given to more than one listener"), origin);
             }
             seen.push(address);
@@ -163,11 +168,11 @@ impl Check<'_> {
     }
 
     /// The last place where that address was written.
-    fn address_origin(&self, listener: &ListenerConfig) -> Option<Origin> {
+    fn address_origin(&self, address: SocketAddr) -> Option<Origin> {
         let entries = self.files.iter().flat_map(|(_, entries)| entries);
         entries
             .chain(&self.options.entries)
-            .rfind(|e| e.key.repeats() && values::address(&e.value) == Ok(listener.address))
+            .rfind(|e| e.key.is_address() && values::address(&e.value) == Ok(address))
             .map(|entry| entry.origin.clone())
     }
 }

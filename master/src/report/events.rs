@@ -1,6 +1,7 @@
 //! The status pipe: one JSON object per line for each event. Writing never waits: a reader that
 //! is slow loses lines and is told how many, one that is gone costs nothing more.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -10,9 +11,13 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rmogstored_worker::sys::socket::adopt_inherited;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A write of no more than this does not wait on a pipe that has just been writable: PIPE_BUF.
 const MOST_AT_ONCE: usize = 4096;
+/// So many events are remembered.
+pub const REMEMBERED: usize = 50;
 
 /// Where the events go.
 #[derive(Debug, Default)]
@@ -29,6 +34,10 @@ pub struct EventPipe {
     deserted: bool,
     /// `out` has the number that was given, not one of its own.
     original: bool,
+    /// The last events, whether there is a pipe or not.
+    recent: VecDeque<String>,
+    /// How many there were in all.
+    told: u64,
 }
 
 /// What is told.
@@ -37,11 +46,11 @@ pub struct EventPipe {
 pub enum Event<'a> {
     /// A listener is open, at its real address.
     Listening {
-        /// `http`, `httpget` or `mgmt`.
+        /// `http`, `httpget`, `mgmt`, or `status`: the monitor's.
         service: &'a str,
         /// Address and port.
         address: String,
-        /// The docroot it serves.
+        /// The docroot it serves; empty for none.
         docroot: String,
     },
     /// A worker accepts connections.
@@ -52,6 +61,20 @@ pub enum Event<'a> {
         pid: i32,
         /// The devices it owns.
         devices: Vec<String>,
+    },
+    /// The monitor's process was started.
+    MonitorStarted {
+        /// Its process.
+        pid: i32,
+    },
+    /// It ended.
+    MonitorExited {
+        /// Its process.
+        pid: i32,
+        /// Exit status, if it ended by itself.
+        status: Option<i32>,
+        /// Signal, if that ended it.
+        signal: Option<i32>,
     },
     /// Every first worker accepts connections.
     Ready {
@@ -180,10 +203,10 @@ pub enum Event<'a> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct Line<'a, T> {
     #[serde(flatten)]
     event: &'a Event<'a>,
-    time: f64,
+    time: T,
 }
 
 impl EventPipe {
@@ -206,6 +229,7 @@ impl EventPipe {
 
     /// Tells an event, or counts it as lost.
     pub fn tell(&mut self, event: &Event<'_>) {
+        self.remember(event);
         if self.out.is_none() || self.deserted {
             return;
         }
@@ -238,6 +262,25 @@ impl EventPipe {
             }
         }
         true
+    }
+
+    /// What has been told since there were `known` events, as far as it is remembered: JSON objects
+    /// whose `time` is RFC 3339's. And how many there are in all.
+    pub fn since(&self, known: u64) -> (impl Iterator<Item = &str>, u64) {
+        let new = usize::try_from(self.told - known.min(self.told)).unwrap_or(usize::MAX);
+        let old = self.recent.len().saturating_sub(new);
+        (self.recent.iter().skip(old).map(String::as_str), self.told)
+    }
+
+    fn remember(&mut self, event: &Event<'_>) {
+        let time = OffsetDateTime::now_utc();
+        let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
+        let time = time.format(&Rfc3339).unwrap_or_default();
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.extend(serde_json::to_string(&Line { event, time }).ok());
+        self.told += 1;
     }
 
     fn put(&mut self, line: Vec<u8>, worth: u64) {
@@ -316,109 +359,4 @@ fn encoded(event: &Event<'_>) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{BufRead, BufReader, PipeReader};
-
-    fn pipe() -> (BufReader<PipeReader>, EventPipe) {
-        let (reader, writer) = io::pipe().unwrap();
-        fcntl(&writer, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        let events = EventPipe::open(OwnedFd::from(writer).into_raw_fd()).unwrap();
-        (BufReader::new(reader), events)
-    }
-
-    fn next(reader: &mut impl BufRead) -> serde_json::Value {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn started(devices: usize) -> Event<'static> {
-        let devices = vec!["dev16777215".to_owned(); devices];
-        Event::WorkerStarted { worker: 1, pid: 7, devices }
-    }
-
-    #[test]
-    fn event_is_a_line_with_its_time() {
-        let (mut reader, mut events) = pipe();
-        events.tell(&Event::WorkerExited {
-            worker: 3,
-            pid: 70,
-            status: None,
-            signal: Some(9),
-            last_path: "/dev1/x".to_owned(),
-        });
-        let mut line = next(&mut reader);
-        let time = line.as_object_mut().unwrap().remove("time").unwrap();
-        assert!(time.as_f64().unwrap() > 1.7e9);
-        let expected = serde_json::json!({"event": "worker_exited", "worker": 3, "pid": 70,
-            "status": null, "signal": 9, "last_path": "/dev1/x"});
-        assert_eq!(line, expected);
-    }
-
-    #[test]
-    fn slow_reader_loses_lines_and_is_told_how_many() {
-        let (mut reader, mut events) = pipe();
-        for _ in 0..10_000 {
-            events.tell(&Event::Draining { by: "a test" });
-        }
-        let lost = events.lost;
-        assert!(lost > 0, "the pipe held them all: nothing was tested");
-        for _ in 0..10_000 - lost {
-            assert_eq!(next(&mut reader)["event"], "draining");
-            events.push();
-        }
-        events.tell(&Event::Stopped);
-        let told = next(&mut reader);
-        assert_eq!((&told["event"], told["lines"].as_u64()), (&"lost".into(), Some(lost)));
-        assert_eq!(next(&mut reader)["event"], "stopped");
-    }
-
-    #[test]
-    fn line_longer_than_the_pipe_arrives_whole() {
-        let (mut reader, mut events) = pipe();
-        let writer = std::thread::spawn(move || {
-            events.tell(&started(20_000));
-            while !events.push() {
-                std::thread::yield_now();
-            }
-        });
-        assert_eq!(next(&mut reader)["devices"].as_array().unwrap().len(), 20_000);
-        writer.join().unwrap();
-    }
-
-    #[test]
-    fn reader_that_is_gone_ends_it_quietly() {
-        let (reader, mut events) = pipe();
-        drop(reader);
-        events.tell(&Event::Draining { by: "a test" });
-        assert!(events.deserted);
-        events.tell(&Event::Stopped);
-        assert!(events.push());
-    }
-
-    /// /dev/full refuses every write with ENOSPC; the pipe then takes what is told afterwards.
-    #[test]
-    fn file_without_room_loses_lines_and_tells_how_many_later() {
-        let (mut reader, mut events) = pipe();
-        let full = File::options().write(true).open("/dev/full").unwrap();
-        let pipe = events.out.replace(full);
-        for _ in 0..3 {
-            events.tell(&Event::Draining { by: "a test" });
-            assert!(events.push(), "nothing is to be tried again at once");
-        }
-        events.out = pipe;
-        events.tell(&Event::Stopped);
-        let told = next(&mut reader);
-        assert_eq!((&told["event"], told["lines"].as_u64()), (&"lost".into(), Some(3)));
-        assert_eq!(next(&mut reader)["event"], "stopped");
-    }
-
-    #[test]
-    fn number_that_is_not_open_for_writing_is_refused() {
-        assert!(EventPipe::open(999_999).is_none());
-        let (reader, _writer) = io::pipe().unwrap();
-        fcntl(&reader, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-        assert!(EventPipe::open(OwnedFd::from(reader).into_raw_fd()).is_none());
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 //! of the status socket, and what is asked for there.
 
 pub mod events;
+pub(crate) mod live;
 pub mod request;
 pub mod status;
 
@@ -15,3 +16,6 @@ pub fn service_name(service: Service) -> &'static str {
         Service::Mgmt => "mgmt",
     }
 }
+
+/// The name of the monitor's listener.
+pub const STATUS_NAME: &str = "status";

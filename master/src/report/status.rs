@@ -67,16 +67,16 @@ pub struct UpgradeStatus {
 /// One listener.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ListenerStatus {
-    /// `http`, `httpget` or `mgmt`.
+    /// `http`, `httpget`, `mgmt`, or `status`: the monitor's, which serves no docroot.
     pub service: String,
     /// Address and port.
     pub address: String,
-    /// The docroot it serves.
+    /// The docroot it serves; empty for none.
     pub docroot: String,
 }
 
 /// One worker. Totals are of all processes that had its slot.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its slot.
     pub worker: u16,
@@ -114,7 +114,7 @@ pub struct WorkerStatus {
 }
 
 /// One device.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DeviceStatus {
     /// `devN`.
     pub device: String,

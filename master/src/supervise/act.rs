@@ -183,6 +183,7 @@ impl Supervisor {
                 docroot: listening.docroot.display().to_string(),
             });
         }
+        self.tell_status_listener();
     }
 
     /// Brings workers and scoreboard in step with the devices that are there.

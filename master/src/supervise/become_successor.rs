@@ -12,7 +12,6 @@ use rmogstored_worker::control::Channel;
 
 use super::{Supervisor, successor_stderr};
 use crate::legacy::{self, Legacy};
-use crate::listeners::Bound;
 use crate::notify::WATCHDOG_PID;
 use crate::successor::AnyPort;
 use crate::{inherit, succession, successor, sys};
@@ -52,7 +51,7 @@ impl Supervisor {
         left: Left,
     ) -> ! {
         sys::close_all_on_exec();
-        let listeners = self.plan.listeners.iter().map(|bound| bound.listener.fd.as_fd());
+        let listeners = self.plan.all_listeners().map(|(fd, ..)| fd);
         let [legacy, succession] = left.descriptors();
         let others = [Some(pipe.as_fd()), self.events.to_inherit(), legacy, succession];
         let kept = listeners.chain(others.into_iter().flatten());
@@ -73,17 +72,16 @@ impl Supervisor {
     }
 
     fn environment(&self, pipe: BorrowedFd<'_>, speaks: bool, left: &Left) -> Vec<CString> {
-        let number = |bound: &Bound| bound.listener.fd.as_raw_fd();
-        let listeners = &self.plan.listeners;
-        let numbers: Vec<String> = listeners.iter().map(|b| number(b).to_string()).collect();
+        let listeners = || self.plan.all_listeners();
+        let numbers: Vec<String> = listeners().map(|(fd, ..)| fd.as_raw_fd().to_string()).collect();
         let generation = self.policy.newest() + 1;
         let mut told = format!("{},{generation}", pipe.as_raw_fd());
         if speaks {
             told.push_str(&format!(",{}", successor::STDERR_IS_STDIN));
         }
-        for bound in listeners.iter().filter(|bound| bound.wanted.port() == 0) {
-            let (fd, service) = (number(bound), bound.listener.service);
-            told.push_str(&format!(",{}", AnyPort { fd, service, wanted: bound.wanted }));
+        for (fd, purpose, wanted) in listeners().filter(|(.., wanted)| wanted.port() == 0) {
+            let fd = fd.as_raw_fd();
+            told.push_str(&format!(",{}", AnyPort { fd, purpose, wanted }));
         }
         let mut all: Vec<(_, _)> = std::env::vars_os().collect();
         let mut set = |name: &str, value: String| {

@@ -16,7 +16,7 @@ const ORPHANS_GO_WITHIN: Duration = Duration::from_secs(10);
 
 /// The boards.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     /// This node's, where it is in a file.
     own: Option<OwnedFd>,
     /// The predecessor has it.
@@ -76,8 +76,7 @@ impl Counters {
     /// Brings what was done before up to date.
     pub(super) fn look(&mut self, board: &Scoreboard, now: Instant) {
         let Some(predecessor) = &self.predecessor else { return };
-        let read = predecessor.past().and_then(|past| Ok(past.plus(&predecessor.workers()?)));
-        match read {
+        match read(predecessor) {
             // Nothing ever falls, whatever is read.
             Ok(totals) => board.set_past(&board.past().at_least(&self.settled.plus(&totals))),
             Err(e) => {
@@ -88,6 +87,18 @@ impl Counters {
         if self.final_at.is_some_and(|at| at <= now) {
             (self.predecessor, self.settled) = (None, board.past());
         }
+    }
+
+    /// What the node has done in all, of this moment, though the master may stand still.
+    pub(crate) fn totals(&self, board: &Scoreboard) -> Totals {
+        let read = self.predecessor.as_ref().and_then(|other| read(other).ok());
+        let before = read.map(|read| self.settled.plus(&read)).unwrap_or_default();
+        board.totals_with(&board.past().at_least(&before))
+    }
+
+    /// For a process that reads and is read by no other node.
+    pub(super) fn for_reader(self) -> Counters {
+        Counters { own: None, successor: None, ..self }
     }
 
     /// Its master has gone.
@@ -113,6 +124,11 @@ impl Counters {
         self.settled = self.settled.plus(done);
         board.set_past(&board.past().plus(done));
     }
+}
+
+/// What the other node and those before it have done.
+fn read(other: &OtherBoard) -> io::Result<Totals> {
+    Ok(other.past()?.plus(&other.workers()?))
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! goes in, what has changed comes out.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
+use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState, Scoreboard, WorkerState};
 use rmogstored_worker::spec::DeviceKey;
 
 /// A device fails that has had so many errors of its disk ...
@@ -15,7 +17,7 @@ const QUIET: Duration = Duration::from_secs(3600);
 
 /// What is wrong with a device, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The worker that owns it is not there.
     Unowned,
     /// It was a mount, or has to be one, and is a bare folder.
@@ -32,7 +34,7 @@ pub(super) enum Trouble {
 
 /// What is known of a device now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     pub unowned: bool,
     pub unmounted: bool,
     pub stalled: bool,
@@ -75,7 +77,46 @@ struct IoErrors {
     failing: bool,
 }
 
+impl Facts {
+    /// What the scoreboard says.
+    pub fn of(board: &Scoreboard, slot: &DeviceSlot) -> Facts {
+        let faults = slot.faults.counts();
+        Facts {
+            unowned: board.worker(slot.owner()).state() == WorkerState::Empty,
+            unmounted: slot.mount.refused(),
+            stalled: slot.state() == DeviceState::Stalled,
+            read_only: slot.read_only.load(Relaxed),
+            full: slot.usage().is_some_and(|usage| usage.available == 0),
+            io_errors: faults.read_errors + faults.write_errors,
+            failed_before: slot.failing.load(Relaxed),
+        }
+    }
+
+    /// What is wrong, the worst first; whether the disk fails has been found out.
+    pub fn troubles(&self, failing: bool) -> Vec<Trouble> {
+        let all = [
+            (self.unowned, Trouble::Unowned),
+            (self.unmounted, Trouble::Unmounted),
+            (self.stalled, Trouble::Stalled),
+            (failing, Trouble::Failing),
+            (self.read_only, Trouble::ReadOnly),
+            (self.full, Trouble::Full),
+        ];
+        all.into_iter().filter(|(has, _)| *has).map(|(_, it)| it).collect()
+    }
+}
+
 impl Trouble {
+    /// All that there are.
+    pub const ALL: [Trouble; 6] = [
+        Trouble::Unowned,
+        Trouble::Unmounted,
+        Trouble::Stalled,
+        Trouble::Failing,
+        Trouble::ReadOnly,
+        Trouble::Full,
+    ];
+
     /// As the status has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -134,17 +175,8 @@ impl Health {
 
     fn look(&mut self, facts: Facts, (now, time): (Instant, SystemTime)) -> Vec<Change> {
         let failing = self.errors.look(facts.io_errors, now);
-        let all = [
-            (facts.unowned, Trouble::Unowned),
-            (facts.unmounted, Trouble::Unmounted),
-            (facts.stalled, Trouble::Stalled),
-            (failing, Trouble::Failing),
-            (facts.read_only, Trouble::ReadOnly),
-            (facts.full, Trouble::Full),
-        ];
         let worst = self.worst();
-        let before = std::mem::take(&mut self.troubles);
-        self.troubles = all.into_iter().filter(|(has, _)| *has).map(|(_, it)| it).collect();
+        let before = std::mem::replace(&mut self.troubles, facts.troubles(failing));
         if self.worst() != worst {
             self.since = time;
         }

@@ -12,15 +12,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rmogstored_worker::scoreboard::{DeviceSlot, DeviceState, Faults, WorkerState};
+use rmogstored_worker::scoreboard::{DeviceSlot, Faults};
 use rmogstored_worker::spec::{DeviceKey, WorkerId};
 
 use super::Supervisor;
 use super::children::Life;
 use super::device_health::{Change, Facts, Trouble};
 use super::policy::{Action, Exit};
-use super::status::age_ms;
 use crate::report::events::Event as Told;
+use crate::report::live::age_ms;
 
 /// How long a process without a heartbeat is taken to be alive without a look: one that goes has
 /// none any more, and goes round a few times a second until then.
@@ -59,24 +59,11 @@ impl Supervisor {
     pub(super) fn look_at_devices(&mut self) {
         let now = (Instant::now(), SystemTime::now());
         for (key, slot) in self.board.devices().into_iter().filter(|(key, _)| key.devid != 0) {
-            let facts = self.facts_of(slot);
+            let facts = Facts::of(&self.board, slot);
             for change in self.device_health.look(key, facts, now) {
                 self.tell_of_device(key, slot, change);
             }
             slot.failing.store(self.device_health.is_failing(key), Relaxed);
-        }
-    }
-
-    fn facts_of(&self, slot: &DeviceSlot) -> Facts {
-        let faults = slot.faults.counts();
-        Facts {
-            unowned: self.board.worker(slot.owner()).state() == WorkerState::Empty,
-            unmounted: slot.mount.refused(),
-            stalled: slot.state() == DeviceState::Stalled,
-            read_only: slot.read_only.load(Relaxed),
-            full: slot.usage().is_some_and(|usage| usage.available == 0),
-            io_errors: faults.read_errors + faults.write_errors,
-            failed_before: slot.failing.load(Relaxed),
         }
     }
 

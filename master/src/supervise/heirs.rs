@@ -107,12 +107,7 @@ impl Supervisor {
         if self.draining() {
             return;
         }
-        // What a generation that is not settled listens on, the one before it may not.
-        let plan = match &self.renewal {
-            Some(renewal) if self.policy.is_renewing() => &renewal.before,
-            _ => &self.plan,
-        };
-        let doors = succession::doors(plan);
+        let doors = succession::doors(self.settled_plan());
         if doors != self.shared.doors {
             self.links.find_routes(|theirs| succession::routes(&doors, theirs));
             self.shared.with_doors.clear();

@@ -18,19 +18,21 @@
 //! | `successor_stderr` | what a successor says on its standard error |
 //! | `from_workers` | what workers say |
 //! | `health` | workers that stand still |
+//! | `monitor` | the monitor's process |
 //! | `reap` | processes that have ended |
 //! | `status` | filling in the status document |
 
 mod act;
 mod become_successor;
 pub mod children;
-mod counters;
-mod device_health;
+pub(crate) mod counters;
+pub(crate) mod device_health;
 pub mod devices;
 mod from_workers;
 mod health;
 mod heirs;
 pub mod links;
+mod monitor;
 pub mod plan;
 pub mod policy;
 mod reap;
@@ -46,6 +48,7 @@ mod upgrade;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,7 @@ use rmogstored_worker::sys::title;
 use crate::config::Config;
 use crate::invocation::Invocation;
 use crate::legacy::Legacy;
+use crate::monitor::spec::Spec;
 use crate::notify::Watchdog;
 use crate::pidfile::Pidfile;
 use crate::privileges::Identity;
@@ -73,6 +77,7 @@ use device_health::DeviceHealth;
 use health::Roused;
 use heirs::Shared;
 use links::Links;
+use monitor::Monitor;
 use plan::Plan;
 use policy::{Event, Phase, Policy};
 use reload::Renewal;
@@ -111,6 +116,8 @@ pub enum Outcome {
     Finished(i32),
     /// In a new worker, with everything of the master and of its siblings closed.
     Worker(Box<WorkerSpec>, Option<Identity>),
+    /// The same in a new monitor.
+    Monitor(Box<Spec>, Option<Identity>),
 }
 
 /// The supervisor: what the master has while it runs.
@@ -131,6 +138,7 @@ pub struct Supervisor {
     /// Connections in an upgrade.
     shared: Shared,
     counters: Counters,
+    monitor: Monitor,
     /// The listeners as they were, for reports after they are closed.
     listening: Vec<Listening>,
     board: Scoreboard,
@@ -183,6 +191,8 @@ enum Step {
     Leave(i32),
     /// This process is now a worker.
     Become(WorkerId, Channel),
+    /// This process is now the monitor, which hears of the master there.
+    BecomeMonitor(UnixStream),
 }
 
 impl Supervisor {
@@ -210,6 +220,7 @@ impl Supervisor {
             links: Links::default(),
             shared: Shared::default(),
             counters,
+            monitor: Monitor::default(),
             device_health: DeviceHealth::default(),
             stuck: BTreeSet::new(),
             roused: Roused::default(),
@@ -278,6 +289,7 @@ impl Supervisor {
                 Step::Wait => self.wait(&mut happened).inspect_err(|_| self.remove_paths())?,
                 Step::Leave(status) => return self.leave(status),
                 Step::Become(id, control) => return Ok(self.into_worker(id, control)),
+                Step::BecomeMonitor(link) => return Ok(self.into_monitor(link)),
             }
         }
     }
@@ -323,6 +335,11 @@ impl Supervisor {
             step @ Step::Become(..) => return step,
             step => self.after_the_unwanted(step),
         };
+        if let Step::Wait = step
+            && let Some(link) = self.look_after_monitor(now)
+        {
+            return Step::BecomeMonitor(link);
+        }
         let told = self.events.push();
         let passed_on = self.pass_on_connections();
         self.retry = !self.links.flush() || !told || !passed_on;
@@ -360,8 +377,17 @@ impl Supervisor {
             self.watchdog.deadline(),
             self.upgrade_deadline(now),
             self.renewal_deadline(),
+            self.monitor_deadline(now),
         ];
         others.into_iter().flatten().fold(own.min(self.next_stall_look), Instant::min)
+    }
+
+    /// What those serve that own the devices: a generation that is not settled may not be to be.
+    fn settled_plan(&self) -> &Plan {
+        match &self.renewal {
+            Some(renewal) if self.policy.is_renewing() => &renewal.before,
+            _ => &self.plan,
+        }
     }
 
     fn draining(&self) -> bool {
@@ -389,6 +415,7 @@ impl Supervisor {
         for left in self.policy.children().with_process() {
             log::error!("worker {left} cannot be killed; leaving it behind");
         }
+        self.end_monitor();
         self.announce_successor();
         self.remove_paths();
         self.events.tell(&Told::Stopped);

@@ -2,6 +2,8 @@
 //! a new plan beside the old one.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rmogstored_worker::spec::{Service, Settings, Site, SiteId};
@@ -9,8 +11,9 @@ use rmogstored_worker::spec::{Service, Settings, Site, SiteId};
 use super::devices::Devices;
 use crate::config::{self, Config, SiteConfig};
 use crate::inherit::Inherited;
-use crate::listeners::{self, Bound};
+use crate::listeners::{self, Bound, Opened, StatusListener};
 use crate::privileges::Identity;
+use crate::successor::Purpose;
 use crate::{Listening, MasterError};
 
 /// The plan of one generation.
@@ -18,6 +21,8 @@ use crate::{Listening, MasterError};
 pub struct Plan {
     /// Open, shared with the plan before where the address is the same.
     pub listeners: Vec<Bound>,
+    /// Where the monitor answers.
+    pub status: Option<StatusListener>,
     /// All docroots that this master ever served, by their numbers.
     pub sites: Vec<Site>,
     /// What workers act on.
@@ -32,16 +37,17 @@ impl Plan {
     /// The first plan of this process. Opens the listeners.
     pub fn first(config: &Config, inherited: Vec<Inherited>) -> Result<Plan, MasterError> {
         let sites = numbered(&config.sites, &[])?;
-        let listeners = listeners::open(&sites, inherited)?;
-        Ok(Plan::new(config, &sites, Vec::new(), listeners))
+        let opened = listeners::open(&sites, config.status_listen, inherited)?;
+        Ok(Plan::new(config, &sites, Vec::new(), opened))
     }
 
     /// The plan after this one. A docroot keeps its number for ever: connections are handed from
     /// workers of one generation to those of another.
     pub fn next(&self, config: &Config) -> Result<Plan, MasterError> {
         let sites = numbered(&config.sites, &self.sites)?;
-        let listeners = listeners::reopen(&sites, &self.listeners)?;
-        let mut plan = Plan::new(config, &sites, self.sites.clone(), listeners);
+        let (old, status) = (&self.listeners, self.status.as_ref());
+        let opened = listeners::reopen(&sites, config.status_listen, old, status)?;
+        let mut plan = Plan::new(config, &sites, self.sites.clone(), opened);
         plan.devices = plan.devices.after(&self.devices);
         Ok(plan)
     }
@@ -51,11 +57,22 @@ impl Plan {
         self.listeners.iter().map(|bound| bound.listening.clone()).collect()
     }
 
+    /// All sockets, what they are for, and the addresses as configured.
+    pub(crate) fn all_listeners(
+        &self,
+    ) -> impl Iterator<Item = (BorrowedFd<'_>, Purpose, SocketAddr)> {
+        let serving = self.listeners.iter().map(|Bound { listener, wanted, .. }| {
+            (listener.fd.as_fd(), Purpose::Serve(listener.service), *wanted)
+        });
+        let status = self.status.iter();
+        serving.chain(status.map(|s| (s.fd.as_fd(), Purpose::Status, s.wanted)))
+    }
+
     fn new(
         config: &Config,
         sites: &[(SiteId, SiteConfig)],
         mut known: Vec<Site>,
-        listeners: Vec<Bound>,
+        Opened { listeners, status }: Opened,
     ) -> Plan {
         for (id, site) in sites {
             let (docroot, usage) = (site.docroot.clone(), has_sidechannel(site));
@@ -74,6 +91,7 @@ impl Plan {
         Plan {
             devices: Devices::new(docroots, config.workers, cpus).without(retired),
             listeners,
+            status,
             sites: known,
             settings: config.settings.clone(),
             identity: config.identity.clone(),

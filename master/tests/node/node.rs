@@ -80,6 +80,7 @@ fn config() -> Config {
         daemonize: false,
         status_fd: Some(1),
         status_socket: Some(PathBuf::from(variable("NODE_DOCROOT")).join("status")),
+        status_listen: None,
     }
 }
 

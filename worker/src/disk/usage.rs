@@ -53,6 +53,8 @@ pub fn look(on: &OnDisk, device: &Device, slot: &DeviceSlot, write: bool) {
     let time = clock::unix_time().as_secs();
     let usage = Usage::from_facts(&facts, time, disk.source);
     slot.publish(&usage, disk.number);
+    slot.inodes.store(facts.files(), Relaxed);
+    slot.free_inodes.store(facts.files_available(), Relaxed);
     slot.read_only.store(facts.flags().contains(FsFlags::ST_RDONLY), Relaxed);
     if write {
         let written = write_file(on, &dir, &usage.text(device.path()));

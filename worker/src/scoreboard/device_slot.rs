@@ -50,6 +50,11 @@ pub struct DeviceSlot {
     pub closed: AtomicU32,
     /// Whether its filesystem is mounted read-only; who looks how full it is writes it.
     pub read_only: AtomicBool,
+    /// Inodes in all, 0 where they are made as they are needed, and those that are free for users;
+    /// who looks how full it is writes them.
+    pub inodes: AtomicU64,
+    /// See `inodes`.
+    pub free_inodes: AtomicU64,
     /// Whether its disk has failed again and again; the master writes it.
     pub failing: AtomicBool,
     /// Whether it was a mount: never reset while its folder is there.

@@ -95,6 +95,7 @@ fn defaults_are_those_of_the_old_daemons() {
     assert_eq!(config.settings, settings);
     assert_eq!(config.workers, Workers::Device);
     assert_eq!((config.pidfile, config.status_fd, config.status_socket), (None, None, None));
+    assert_eq!(config.status_listen, None);
     assert!(!config.daemonize);
 }
 

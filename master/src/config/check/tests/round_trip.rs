@@ -80,6 +80,7 @@ proptest! {
             daemonize,
             status_fd: status_fd.then_some(1),
             status_socket: status_socket.then(|| "/tmp/a b".into()),
+            status_listen: status_socket.then(|| ([127, 0, 0, 1], 7502).into()),
         };
         let printed = config.to_string();
         for (index, text) in printed.split("\n# ").enumerate() {

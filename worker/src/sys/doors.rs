@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, open, renameat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, SpliceFFlags, open, renameat2, splice};
 use nix::sys::stat::Mode;
 use nix::unistd::linkat;
 
@@ -49,6 +49,8 @@ pub enum Door {
     Renameat2,
     /// sync_file_range(2). Else fdatasync(2).
     SyncFileRange,
+    /// splice(2). Else bodies are copied on their way to a file.
+    Splice,
     /// ioprio_set(2). Else digests for fsck have the disk as everybody has.
     IoprioSet,
     /// sched_setscheduler(2). Else disk threads interrupt the loop on a busy processor.
@@ -57,7 +59,7 @@ pub enum Door {
     SchedSetattr,
 }
 
-const ALL: [Door; 13] = [
+const ALL: [Door; 14] = [
     Door::Openat2,
     Door::ResolveCached,
     Door::Preadv2,
@@ -68,6 +70,7 @@ const ALL: [Door; 13] = [
     Door::LinkatProc,
     Door::Renameat2,
     Door::SyncFileRange,
+    Door::Splice,
     Door::IoprioSet,
     Door::SchedSetscheduler,
     Door::SchedSetattr,
@@ -98,6 +101,7 @@ impl Door {
             Door::LinkatProc => "linkat_proc",
             Door::Renameat2 => "renameat2",
             Door::SyncFileRange => "sync_file_range",
+            Door::Splice => "splice",
             Door::IoprioSet => "ioprio_set",
             Door::SchedSetscheduler => "sched_setscheduler",
             Door::SchedSetattr => "sched_setattr",
@@ -127,6 +131,7 @@ impl Door {
             Door::Preadv2 => raw::preadv2(root, &mut [], NOTHING, libc::RWF_NOWAIT).map(drop),
             Door::Cachestat => raw::cachestat(root, NOTHING, NOTHING).map(drop),
             Door::SyncFileRange => raw::sync_file_range(root, NOTHING, NOTHING, 0),
+            Door::Splice => Ok(splice(root, None, root, None, 1, SpliceFFlags::empty()).map(drop)?),
             Door::Statx => raw::mount_id(root)?.map(drop).ok_or(Errno::ENOSYS.into()),
             Door::Tmpfile => Ok(()),
             // The new name is one that cannot be made: EEXIST.

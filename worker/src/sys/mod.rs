@@ -8,6 +8,7 @@ pub mod file;
 pub mod memory;
 pub mod mount;
 pub mod opaque;
+pub mod pipe;
 pub mod priority;
 mod raw;
 pub mod shm;

@@ -1,16 +1,18 @@
 //! PUT: PROTOCOL.md section 2.4. All of it runs in a disk thread of the device's owner: the thread
-//! reads the body from the socket straight into its buffer and writes it to the file, until the
-//! socket has no more for now.
+//! reads the body from the socket straight into its buffer, or a large one into its pipe, and writes
+//! it to the file, until the socket has no more for now.
 //!
 //! | module | holds |
 //! |---|---|
 //! | `body` | the body taken from its peer |
 //! | `checksum` | the MD5 that it must have |
+//! | `pipe` | the way of a large body past user space |
 //! | `write`, `writeback` | the file that it is written to as it comes, and how far ahead of the disk |
 //! | `store` | which file that is, and how it gets its name |
 
 mod body;
 mod checksum;
+mod pipe;
 mod store;
 mod write;
 mod writeback;
@@ -36,10 +38,12 @@ use crate::http::head::Request;
 use crate::http::refuse::Refused;
 use crate::http::{note_failed, status_of};
 use crate::ids::DeviceKey;
+use crate::sys::pipe::Pipe;
 use crate::sys::socket;
 
-/// What one read from the socket may bring, and one write to the disk take.
-const BUFFER: usize = 256 * 1024;
+/// What one read from the socket may bring, and one write to the disk take. A larger one leaves the
+/// processor's cache where many threads have one each.
+const BUFFER: usize = 64 * 1024;
 /// Bodies from this size on are worth a system call or two that make them cheaper.
 const LARGE: u64 = 64 * 1024;
 /// After so many bytes a disk thread looks whether others wait for it.
@@ -222,8 +226,14 @@ impl Put {
         let mut left = SLICE;
         loop {
             turn.progress.rest(); // A peer's time is no disk's.
-            let (filled, stopped) = self.body.fill(&lent, buffer, &mut left);
-            self.write(turn, &buffer[..filled])?;
+            let stopped = match self.pipe() {
+                Some(pipe) => self.pass_on(&lent, pipe, &mut left).err(),
+                None => {
+                    let (filled, stopped) = self.body.fill(&lent, buffer, &mut left);
+                    self.write(turn, &buffer[..filled])?;
+                    stopped
+                }
+            };
             match stopped {
                 Some(stop) => return Err(stop),
                 None if self.body.is_over() => break,
@@ -236,6 +246,33 @@ impl Put {
         }
         // Whole: from here on there is an answer again.
         if lent.enter(Stage::Fresh) { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    /// By what the next piece goes to the file without a look at it: a large body of known length
+    /// that nobody digests.
+    fn pipe(&self) -> Option<Pipe> {
+        let left = self.body.plain().filter(|left| *left > 0 && !self.checksum.is_announced())?;
+        if left.max(self.received()) >= LARGE { pipe::take() } else { None }
+    }
+
+    fn pass_on(&mut self, lent: &Lent<'_>, pipe: Pipe, left: &mut u64) -> Result<(), Stop> {
+        let turn = lent.turn;
+        let filled = match self.body.fill_pipe(lent, &pipe, left) {
+            Ok(filled) => filled,
+            Err(stop) => {
+                pipe::keep(pipe);
+                return Err(stop);
+            }
+        };
+        if turn.is_lost() {
+            return Err(Stop::Lost);
+        }
+        if let Some(file) = &mut self.file {
+            let piece = (&pipe, filled);
+            file.write_pipe(turn.on, turn.progress, piece, self.body.left()).map_err(Stop::Disk)?;
+            pipe::keep(pipe);
+        }
+        Ok(())
     }
 
     fn write(&mut self, turn: &Turn<'_>, data: &[u8]) -> Result<(), Stop> {
@@ -345,6 +382,10 @@ impl Peer for Lent<'_> {
 
     fn receive(&self, room: &mut [u8]) -> io::Result<usize> {
         socket::receive(self.turn.socket, room)
+    }
+
+    fn receive_into(&self, pipe: &Pipe, most: usize) -> io::Result<usize> {
+        pipe.fill(self.turn.socket, most)
     }
 
     fn wait(&self) -> bool {

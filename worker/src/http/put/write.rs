@@ -9,6 +9,7 @@ use crate::disk::failed::{Failed, InCall};
 use crate::disk::on_disk::OnDisk;
 use crate::disk::pool::Progress;
 use crate::sys::file;
+use crate::sys::pipe::Pipe;
 
 /// Disk space is reserved in steps of this size: what a peer merely announces takes no more.
 const RESERVED: u64 = 64 * 1024 * 1024;
@@ -79,13 +80,42 @@ impl FileWriter {
         data: &[u8],
         to_come: Option<u64>,
     ) -> Result<(), Failed> {
+        let at = self.begin_piece(on, progress, data.len(), to_come)?;
+        self.incoming.file().write_all_at(on, data, at).in_call("pwrite")?;
+        self.end_piece(on, progress, data.len())
+    }
+
+    /// The same with all that a pipe holds, which is so much. After an error something may be left
+    /// in it.
+    pub(super) fn write_pipe(
+        &mut self,
+        on: &OnDisk,
+        progress: &Progress,
+        (pipe, len): (&Pipe, usize),
+        to_come: Option<u64>,
+    ) -> Result<(), Failed> {
+        let at = self.begin_piece(on, progress, len, to_come)?;
+        self.incoming.file().write_pipe_at(on, pipe, len, at).in_call("splice")?;
+        self.end_piece(on, progress, len)
+    }
+
+    /// Returns where in the file the piece belongs.
+    fn begin_piece(
+        &mut self,
+        on: &OnDisk,
+        progress: &Progress,
+        len: usize,
+        to_come: Option<u64>,
+    ) -> Result<u64, Failed> {
         progress.touch();
         if self.written >= self.reserved {
-            self.reserved = self.reserve(on, to_come.map(|left| left + data.len() as u64))?;
+            self.reserved = self.reserve(on, to_come.map(|left| left + len as u64))?;
         }
-        let at = self.start + self.written;
-        self.incoming.file().write_all_at(on, data, at).in_call("pwrite")?;
-        self.written += data.len() as u64;
+        Ok(self.start + self.written)
+    }
+
+    fn end_piece(&mut self, on: &OnDisk, progress: &Progress, len: usize) -> Result<(), Failed> {
+        self.written += len as u64;
         self.pace(on, progress).in_call("sync_file_range")
     }
 

@@ -1,4 +1,4 @@
-//! What a kernel has not or a sandbox forbids, and the ways that are taken then. README, "closed".
+//! What a kernel has not or a sandbox forbids, and the ways that are taken then. contrib/doc/reference.md, "closed".
 
 use std::process::{Command, Stdio};
 
@@ -109,6 +109,11 @@ fn priorities_refused_by_a_sandbox_are_as_good_as_missing() {
 #[test]
 fn sync_file_range_refused_by_a_sandbox_is_as_good_as_missing() {
     is_as_good_as_missing(&[libc::SYS_sync_file_range], &["sync_file_range"]);
+}
+
+#[test]
+fn splice_refused_by_a_sandbox_is_as_good_as_missing() {
+    is_as_good_as_missing(&[libc::SYS_splice], &["splice"]);
 }
 
 /// `SystemCallFilter=~@sync` of a unit.

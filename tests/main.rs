@@ -86,6 +86,8 @@ mod notify_access;
 mod open_files;
 /// Units, init scripts, man pages, completions.
 mod packaging;
+/// The status page in a browser.
+mod page;
 /// 2.4: what is there after the power was cut.
 mod power_cuts;
 /// `user` and `group`.

@@ -1,5 +1,6 @@
 //! What the tests share: the daemon, a raw client, waiting with a deadline.
 
+mod chromium;
 mod client;
 mod daemon;
 mod mounts;
@@ -8,6 +9,7 @@ mod setup;
 mod slowfs;
 mod wait;
 
+pub use chromium::Chromium;
 pub use client::{Answer, Client, narrow_connection};
 pub use daemon::{Node, binary};
 pub use mounts::{LoopDisk, disk_of, shell};
@@ -54,13 +56,14 @@ pub fn names_in(folder: &std::path::Path) -> Vec<String> {
     names
 }
 
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for group in bytes.chunks(3) {
         let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*group.get(at).unwrap_or(&0)));
         for at in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * at)) as usize & 63];
+            let letter = BASE64[(bits >> (18 - 6 * at)) as usize & 63];
             text.push(if at <= group.len() { char::from(letter) } else { '=' });
         }
     }

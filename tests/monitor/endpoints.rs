@@ -50,11 +50,15 @@ fn status_is_the_document_with_the_numbers_of_this_moment_and_the_last_events() 
     let address = node.address("status").to_string();
     let listener = serde_json::json!({"service": "status", "address": address, "docroot": ""});
     assert!(told["listeners"].as_array().unwrap().contains(&listener));
+    assert_eq!(told["software"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(told["host"], nix::unistd::gethostname().unwrap().to_str().unwrap());
     let events: Vec<_> = told["events"].as_array().unwrap().iter().collect();
     let ready = events.iter().find(|event| event["event"] == "ready").unwrap();
     assert_eq!(ready["pid"], asked["pid"]);
-    let time = ready["time"].as_str().unwrap();
-    assert!(time.starts_with("20") && time.ends_with('Z') && time.contains('T'), "{time}");
+    for time in [&ready["time"], &told["time"]] {
+        let time = time.as_str().unwrap();
+        assert!(time.starts_with("20") && time.ends_with('Z') && time.contains('T'), "{time}");
+    }
     let device = told["devices"].as_array().unwrap().iter().find(|d| d["device"] == "dev1");
     assert!(device.unwrap()["total_kib"].as_u64().unwrap() > 0);
 }

@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::unistd::gethostname;
 use rmogstored_worker::scoreboard::{Scoreboard, Totals};
 use rmogstored_worker::spec::{DeviceKey, SiteId, WorkerId};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::news::{News, Status};
-use crate::report::events::REMEMBERED;
+use crate::report::events::{REMEMBERED, timestamp};
 use crate::report::status::{DeviceStatus, Document};
 use crate::supervise::counters::Counters;
 use crate::supervise::device_health::{Facts as DeviceFacts, Trouble};
@@ -33,6 +34,12 @@ pub(super) struct Facts {
 struct Page<'a> {
     #[serde(flatten)]
     document: Document,
+    /// What the host calls itself.
+    host: String,
+    /// The version of what runs.
+    software: &'static str,
+    /// When this was written, as in RFC 3339.
+    time: String,
     events: &'a VecDeque<Value>,
 }
 
@@ -105,7 +112,13 @@ impl Facts {
     /// The status document, with the numbers of this moment, in one line of JSON. `None`: the
     /// master has said nothing yet.
     pub fn status_json(&self) -> Option<String> {
-        let page = Page { document: self.document()?, events: &self.events };
+        let page = Page {
+            document: self.document()?,
+            host: gethostname().unwrap_or_default().to_string_lossy().into_owned(),
+            software: env!("CARGO_PKG_VERSION"),
+            time: timestamp(),
+            events: &self.events,
+        };
         serde_json::to_string(&page).ok()
     }
 

@@ -273,9 +273,7 @@ impl EventPipe {
     }
 
     fn remember(&mut self, event: &Event<'_>) {
-        let time = OffsetDateTime::now_utc();
-        let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
-        let time = time.format(&Rfc3339).unwrap_or_default();
+        let time = timestamp();
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
@@ -321,6 +319,13 @@ impl EventPipe {
         }
         Ok(())
     }
+}
+
+/// This moment as RFC 3339 has it, in milliseconds.
+pub fn timestamp() -> String {
+    let time = OffsetDateTime::now_utc();
+    let time = time.replace_millisecond(time.millisecond()).unwrap_or(time);
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 /// A file's limit, its disk or a quota; not the end of its reader.

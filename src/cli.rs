@@ -10,10 +10,13 @@ use rmogstored_master::config::{Entry, Key, Options, Origin};
 use rmogstored_master::report::request::Request;
 
 use command::{Command, Help};
+use logs::Logs;
 pub use scrub::Scrub;
 
 #[path = "cli/command.rs"]
 mod command;
+#[path = "cli/logs.rs"]
+mod logs;
 #[path = "cli/scrub.rs"]
 mod scrub;
 
@@ -22,8 +25,7 @@ const SIGNALS: &str = "Signals to the master:
   QUIT        finish every request in progress, then exit
   TERM, INT   the same; a second one ends it at once
   HUP         read the configuration again and replace the workers
-  USR1        reopen log files: nothing to do for standard error and syslog, which are
-              all there is; lines that wait are written out
+  USR1        reopen log files; lines that wait are written out
   USR2        start the executable afresh beside this process (see: rmogstored upgrade)
   WINCH       let all workers drain and go; HUP starts them again";
 
@@ -159,6 +161,9 @@ pub struct Cli {
     #[arg(long, value_name = "ADDR")]
     statuslisten: Vec<String>,
 
+    #[command(flatten)]
+    logs: Logs,
+
     /// Check everything, print the effective settings as a configuration file, and exit
     #[arg(long, action = ArgAction::Count)]
     check_config: u8,
@@ -265,7 +270,12 @@ impl Cli {
         Options {
             files: self.config,
             multi: self.multi > 0,
-            entries: settings.into_iter().flat_map(each).map(entry).collect(),
+            entries: settings
+                .into_iter()
+                .chain(self.logs.settings())
+                .flat_map(each)
+                .map(entry)
+                .collect(),
             repeated,
             search_path,
         }

@@ -110,6 +110,7 @@ fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) ->
         on_ready: Some(Box::new(on_ready)),
         reload: Box::new(move || reload(&options)),
         reopen_logs: logging::reopen,
+        reopen_log: drop,
         invocation,
     };
     // Workers are forked inside and never return here.

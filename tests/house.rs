@@ -20,9 +20,9 @@ const CRATES: [&str; 4] = ["src", "master/src", "worker/src", "contrib/bench/src
 /// know each other.
 const FLOORS: [&[&str]; 5] = [
     &["sys"],
-    &["ids", "clock", "route", "scoreboard", "spec", "control"],
+    &["ids", "clock", "route", "scoreboard", "spec", "control", "trace"],
     &["disk"],
-    &["clients", "http", "sidechannel"],
+    &["access", "clients", "http", "sidechannel"],
     &["event_loop"],
 ];
 /// Parts of the worker that show fields all the same: counters in memory that all processes share,

@@ -8,6 +8,8 @@
 mod harness;
 mod load;
 
+/// The access log, and what reads it.
+mod accesslog;
 /// Garbage by the thousand.
 mod bad_input;
 /// Connections spread over workers.

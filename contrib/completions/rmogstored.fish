@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rmogstored_global_optspecs
-    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= require-mount maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= statuslisten= check-config quickstart= V/version help
+    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= require-mount maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= statuslisten= accesslog= accesslog-format= accesslog-only= slow-log= check-config quickstart= V/version help
 end
 
 function __fish_rmogstored_needs_command
@@ -47,6 +47,10 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l upgrade-timeout -
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-fd -d 'Open descriptor that gets a JSON line for each event' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-socket -d 'Unix socket that gives the node\'s status to whoever connects' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l statuslisten -d 'Where metrics and a status page are served; off unless given' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog -d 'A line for each HTTP request: into a file, to syslog, or off [default: off]' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog-format -d 'How such a line is written [default: combined]' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog-only -d 'Lines of these requests alone: writes, errors, slow; several with commas' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l slow-log -d 'Log operations that take longer, with what the time went into; 0: none [default: 0]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l quickstart -d 'Try it out: make DIR (or a new temporary folder) with dev1 and dev2, serve it on 127.0.0.1:7500 and 7501, and print curl lines to paste' -r -F
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -s d -l daemonize -d 'Detach from the terminal; returns once the node serves'
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l require-mount -d 'Answer 503 for each devN that is no mount: see require_mount in mogstored.conf(5)'

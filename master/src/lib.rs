@@ -10,6 +10,7 @@
 //! | `legacy` | what a successor is told of the devices |
 //! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
+//! | `logs` | opening log files |
 //! | `monitor` | metrics and the status page, from a process of their own |
 //! | [`notify`] | telling systemd |
 //! | [`pidfile`] | the pid file and its rules |
@@ -28,6 +29,7 @@ pub mod invocation;
 mod legacy;
 pub mod limits;
 pub mod listeners;
+mod logs;
 mod monitor;
 pub mod notify;
 pub mod pidfile;
@@ -43,7 +45,7 @@ mod title;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -69,8 +71,10 @@ pub struct Hooks {
     pub on_ready: Option<OnReady>,
     /// Reads the configuration again, for SIGHUP.
     pub reload: Reload,
-    /// Opens log files again, for SIGUSR1.
+    /// Writes out the log's lines that wait, for SIGUSR1.
     pub reopen_logs: fn(),
+    /// Writes the log to this file from now on: it has been opened again.
+    pub reopen_log: fn(OwnedFd),
     /// How the process was started, for SIGUSR2.
     pub invocation: Invocation,
 }
@@ -124,6 +128,13 @@ pub enum MasterError {
         /// How it ended.
         exit: Exit,
     },
+    /// A log file cannot be opened.
+    Log {
+        /// Its path.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
     /// Reloads have named more docroots than can be told apart.
     TooManySites,
     /// A system call that the master cannot do without.
@@ -140,7 +151,7 @@ pub enum MasterError {
 /// In a forked worker this does not return: the process ends with the worker's exit status.
 /// What the caller holds is then not dropped.
 pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
-    let Hooks { worker, in_worker, on_ready, reload, reopen_logs, invocation } = hooks;
+    let Hooks { worker, in_worker, on_ready, reload, reopen_logs, reopen_log, invocation } = hooks;
     let (legacy, predecessor) = (legacy::take(), succession::take());
     let origin = successor::origin(config.pidfile.as_deref());
     if let Some(path) = &config.pidfile {
@@ -151,8 +162,16 @@ pub fn run(config: Config, hooks: Hooks) -> Result<i32, MasterError> {
     limits::raise_nofile(&config);
     process_title::prepare();
     let upgrade_timeout = config.upgrade_timeout;
-    let kit =
-        Kit { on_ready, reload, reopen_logs, invocation, upgrade_timeout, legacy, predecessor };
+    let kit = Kit {
+        on_ready,
+        reload,
+        reopen_logs,
+        reopen_log,
+        invocation,
+        upgrade_timeout,
+        legacy,
+        predecessor,
+    };
     match Supervisor::new(config, plan, origin, kit)?.run()? {
         Outcome::Finished(status) => Ok(status),
         Outcome::Worker(spec, identity) => {
@@ -212,6 +231,9 @@ impl fmt::Display for MasterError {
             }
             MasterError::Start { worker, exit } => {
                 write!(f, "worker {worker} {exit} before it was ready")
+            }
+            MasterError::Log { path, source } => {
+                write!(f, "cannot open the log {}: {source}", path.display())
             }
             MasterError::TooManySites => {
                 f.write_str("more than 256 docroots since the start: a restart is needed")

@@ -27,6 +27,11 @@ pub(crate) fn of_relay(pid: Pid) {
     title::set(&format!("rmogstored: standard error of PID {pid}"));
 }
 
+/// Names the process that opens log files.
+pub(crate) fn set_opener() {
+    title::set("rmogstored: opening log files");
+}
+
 /// The drain has begun.
 pub(crate) fn shutting_down() {
     title::set(&format!("{MASTER} shutting down"));

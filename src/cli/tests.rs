@@ -58,6 +58,10 @@ fn each_new_key_is_an_option_with_dashes() {
         "user",
         "group",
         "upgrade_timeout",
+        "accesslog",
+        "accesslog_format",
+        "accesslog_only",
+        "slow_log",
     ] {
         let meant = (Key::named(key).unwrap(), "7".to_owned());
         assert_eq!(pairs(&format!("--{}=7", key.replace('_', "-"))), [meant]);

@@ -15,7 +15,8 @@ const NO_KEYS: [&str; 7] =
 /// Keys that a file alone may have.
 const FILE_ONLY: [&str; 3] = ["httpgetlisten", "iostat", "serverbin"];
 /// Defaults that `--check-config` does not print: it prints what there is instead.
-const NOT_PRINTED: [&str; 5] = ["server", "daemonize", "skipconfig", "iostat", "require_mount"];
+const NOT_PRINTED: [&str; 6] =
+    ["accesslog_format", "server", "daemonize", "skipconfig", "iostat", "require_mount"];
 
 /// The settings of mogstored.conf(5) with their defaults; `None` where the page gives none.
 fn documented() -> BTreeMap<String, Option<String>> {

@@ -60,8 +60,11 @@ pub enum Down {
         /// 1 to 100.
         threads: usize,
     },
-    /// Open the log files again.
-    ReopenLogs,
+    /// Write a log to the file that the packet carries; without one, what waits to be written.
+    ReopenLog {
+        /// Which one.
+        log: Log,
+    },
     /// Accept what is pending: a worker has died for which alone the kernel may have meant it.
     Accept,
     /// A worker of the other node in an upgrade takes connections over; the packet carries its
@@ -82,6 +85,16 @@ pub enum Down {
         /// Its slot.
         worker: u16,
     },
+}
+
+/// A log that has a file of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Log {
+    /// What the node says.
+    Node,
+    /// The access log.
+    Access,
 }
 
 /// One end of a control channel: non-blocking, close-on-exec.

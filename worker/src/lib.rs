@@ -6,14 +6,17 @@
 //! |---|---|
 //! | `event_loop` | the only one that knows the whole worker: what each event means, and acting on it |
 //! | [`clients`] | connections without what is said on them; listeners; the other workers |
+//! | [`access`] | the access log, and the lines of slow operations |
 //! | [`http`], [`sidechannel`] | parsers, answers, and the operations that disk threads do |
 //! | [`disk`] | devices, their threads, and all that may wait for a disk |
 //! | [`scoreboard`] | counters in shared memory that every process sees |
 //! | [`spec`], [`control`] | what a worker is told when it starts; messages between master and worker |
 //! | [`route`] | what is spoken on a connection, where it belongs in a successor |
+//! | [`trace`] | what is noted of a request while it is served |
 //! | [`ids`], [`clock`] | numbers of workers, docroots, devices and connections; the only reader of clocks |
 //! | [`sys`] | the only unsafe code: system calls that nix does not wrap |
 
+pub mod access;
 pub mod clients;
 pub mod clock;
 pub mod control;
@@ -30,6 +33,7 @@ pub mod spec;
 pub mod sys;
 #[cfg(test)]
 mod testing;
+pub mod trace;
 
 pub use event_loop::odd_usage_interval;
 

@@ -92,6 +92,8 @@ pub struct WorkerSlot {
     pub bytes_out: AtomicU64,
     /// Answers of class 5xx.
     pub errors: AtomicU64,
+    /// Lines of the access log that could not be written.
+    pub accesslog_lost: AtomicU64,
     /// Returns of epoll_wait with at least one event.
     pub wakeups: AtomicU64,
     /// Connections that watch the disk load.

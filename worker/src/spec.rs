@@ -1,8 +1,10 @@
 //! What a worker is told when it starts. The master fills it in before the fork.
 
 use std::fmt;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::Channel;
@@ -54,6 +56,73 @@ impl fmt::Display for Fsync {
     }
 }
 
+/// The access log: what goes where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessSettings {
+    /// Where lines go.
+    pub target: LogTarget,
+    /// How they are written.
+    pub format: LogFormat,
+    /// Of which requests there are lines.
+    pub only: Wanted,
+}
+
+/// Where lines of a log go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// To a file, which the master opens.
+    File(PathBuf),
+    /// To the syslog.
+    Syslog,
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// As Apache and nginx do, with more fields behind.
+    #[default]
+    Combined,
+    /// One object in each line.
+    Json,
+}
+
+/// Of which requests there are lines: all unless one of these is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of PUT, DELETE, MKCOL.
+    pub writes: bool,
+    /// Of those with status 400 or higher, or without an answer.
+    pub errors: bool,
+    /// Of those that [`Settings::slow_log`] calls slow.
+    pub slow: bool,
+}
+
+impl fmt::Display for LogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogTarget::File(path) => path.display().fmt(f),
+            LogTarget::Syslog => f.write_str("syslog"),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Combined => "combined",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [("writes", self.writes), ("errors", self.errors), ("slow", self.slow)];
+        let words = words.into_iter().filter(|(_, set)| *set).map(|(word, _)| word);
+        f.write_str(&words.collect::<Vec<_>>().join(","))
+    }
+}
+
 /// The settings that a worker acts on. Durations of zero mean "never" where noted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -75,6 +144,10 @@ pub struct Settings {
     pub max_queue: usize,
     /// What is on the disk before a PUT or DELETE is answered.
     pub fsync: Fsync,
+    /// The access log, if there is one.
+    pub accesslog: Option<AccessSettings>,
+    /// Requests that took so long without their peer's time are told of; zero: none is.
+    pub slow_log: Duration,
 }
 
 /// The sending end of another worker's inbox.
@@ -105,4 +178,8 @@ pub struct WorkerSpec {
     pub peers: Vec<Peer>,
     /// The counters that all processes share.
     pub board: Scoreboard,
+    /// What the access log is written to: O_APPEND and non-blocking.
+    pub accesslog: Option<Arc<File>>,
+    /// Writes the log to another file from now on.
+    pub reopen_log: fn(OwnedFd),
 }

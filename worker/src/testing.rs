@@ -22,6 +22,8 @@ pub(crate) fn spec(docroot: &Path, usage: bool) -> (WorkerSpec, Channel) {
         aio_threads: 1,
         max_queue: 1,
         fsync: Default::default(),
+        accesslog: None,
+        slow_log: Duration::ZERO,
     };
     let spec = WorkerSpec {
         id: WorkerId(0),
@@ -32,6 +34,8 @@ pub(crate) fn spec(docroot: &Path, usage: bool) -> (WorkerSpec, Channel) {
         inbox: seqpacket_pair().unwrap().1,
         peers: Vec::new(),
         board: Scoreboard::new().unwrap(),
+        accesslog: None,
+        reopen_log: drop,
     };
     (spec, master)
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rmogstored_worker::spec::Settings;
+use rmogstored_worker::spec::{LogTarget, Settings};
 
 use super::parse::{self, Key};
 use super::problem::{Origin, Problem};
@@ -99,6 +99,7 @@ impl Check<'_> {
         let idle_timeout = self.single(Key::IdleTimeout, values::duration);
         let drain_timeout = self.single(Key::DrainTimeout, values::duration);
         let fsync = self.single(Key::Fsync, values::fsync).unwrap_or_default();
+        let (accesslog, slow_log) = self.logs();
         let mut number = |key, most, default| {
             self.single(key, |text| values::number(text, 1..=most)).unwrap_or(default)
         };
@@ -112,6 +113,8 @@ impl Check<'_> {
             aio_threads: number(Key::AioThreads, 100, 10),
             max_queue: number(Key::MaxQueue, 1_000_000, 1024),
             fsync,
+            accesslog,
+            slow_log,
         }
     }
 
@@ -183,6 +186,11 @@ impl Check<'_> {
         for key in [Key::Docroot, Key::Pidfile, Key::StatusSocket] {
             for entry in self.written(key) {
                 self.refuse_relative(key.name(), Path::new(&entry.value), entry.origin);
+            }
+        }
+        for entry in self.nearest(Key::Accesslog) {
+            if let Ok(Some(LogTarget::File(path))) = values::log_target(&entry.value) {
+                self.refuse_relative(Key::Accesslog.name(), &path, entry.origin);
             }
         }
         let search = self.options.search_path.clone().unwrap_or_default();

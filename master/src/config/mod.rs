@@ -8,6 +8,7 @@
 //! | `sites` | docroots and listeners, one or several |
 //! | `written` | which of several places wins |
 //! | [`problem`] | what an operator is told, with file and line |
+//! | `logs` | the logs' settings |
 //! | `print` | a [`Config`] written as a file that loads again |
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::privileges::Identity;
 use rmogstored_worker::spec::{Service, Settings};
 
 pub mod check;
+mod logs;
 pub mod parse;
 mod print;
 pub mod problem;

@@ -8,6 +8,9 @@ use super::problem::{Origin, Problem};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named and explained in PROTOCOL.md section 6 and --help")]
 pub enum Key {
+    Accesslog,
+    AccesslogFormat,
+    AccesslogOnly,
     AioThreads,
     BodyTimeout,
     Daemonize,
@@ -27,6 +30,7 @@ pub enum Key {
     RequireMount,
     Server,
     Serverbin,
+    SlowLog,
     StallTimeout,
     StatusFd,
     StatusSocket,
@@ -37,7 +41,10 @@ pub enum Key {
     Workers,
 }
 
-const NAMES: [(Key, &str); 27] = [
+const NAMES: [(Key, &str); 31] = [
+    (Key::Accesslog, "accesslog"),
+    (Key::AccesslogFormat, "accesslog_format"),
+    (Key::AccesslogOnly, "accesslog_only"),
     (Key::AioThreads, "aio_threads"),
     (Key::BodyTimeout, "body_timeout"),
     (Key::Daemonize, "daemonize"),
@@ -57,6 +64,7 @@ const NAMES: [(Key, &str); 27] = [
     (Key::RequireMount, "require_mount"),
     (Key::Server, "server"),
     (Key::Serverbin, "serverbin"),
+    (Key::SlowLog, "slow_log"),
     (Key::StallTimeout, "stall_timeout"),
     (Key::StatusFd, "status_fd"),
     (Key::StatusSocket, "status_socket"),
@@ -89,12 +97,16 @@ impl Key {
 
     /// True where each line adds one, instead of replacing the last.
     pub fn repeats(self) -> bool {
-        matches!(self, Self::Httplisten | Self::Httpgetlisten | Self::Mgmtlisten)
+        self.is_listener() || self == Self::AccesslogOnly
     }
 
     /// True for what a listener is given.
     pub(super) fn is_address(self) -> bool {
-        self.repeats() || self == Self::Statuslisten
+        self.is_listener() || self == Self::Statuslisten
+    }
+
+    fn is_listener(self) -> bool {
+        matches!(self, Self::Httplisten | Self::Httpgetlisten | Self::Mgmtlisten)
     }
 
     fn may_stand_alone(self) -> bool {

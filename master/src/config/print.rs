@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
-use rmogstored_worker::spec::Service;
+use rmogstored_worker::spec::{Service, Wanted};
 
 use super::{Config, Key, SiteConfig, Workers};
 
@@ -58,6 +58,14 @@ fn write_node(text: &mut String, config: &Config) -> fmt::Result {
     line(text, Key::AioThreads, settings.aio_threads)?;
     line(text, Key::MaxQueue, settings.max_queue)?;
     line(text, Key::Fsync, settings.fsync)?;
+    if let Some(log) = &settings.accesslog {
+        line(text, Key::Accesslog, &log.target)?;
+        line(text, Key::AccesslogFormat, log.format)?;
+        if log.only != Wanted::default() {
+            line(text, Key::AccesslogOnly, log.only)?;
+        }
+    }
+    line(text, Key::SlowLog, seconds(settings.slow_log))?;
     line(text, Key::UpgradeTimeout, seconds(config.upgrade_timeout))?;
     if let Some(identity) = &config.identity {
         line(text, Key::User, &identity.user)?;

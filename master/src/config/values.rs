@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rmogstored_worker::scoreboard::MAX_WORKERS;
-use rmogstored_worker::spec::Fsync;
+use rmogstored_worker::spec::{Fsync, LogFormat, LogTarget, Wanted};
 
 use super::Workers;
 
@@ -97,6 +97,38 @@ pub fn fsync(text: &str) -> Result<Fsync, String> {
         "batch" => Ok(Fsync::Batch),
         _ => Err(format!("'{text}' is none of off, file, batch")),
     }
+}
+
+/// `off`, `syslog` or a file.
+pub fn log_target(text: &str) -> Result<Option<LogTarget>, String> {
+    match text {
+        "off" => Ok(None),
+        "syslog" => Ok(Some(LogTarget::Syslog)),
+        _ => path(text).map(|path| Some(LogTarget::File(path))),
+    }
+}
+
+/// `combined` or `json`.
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "combined" => Ok(LogFormat::Combined),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("'{text}' is neither combined nor json")),
+    }
+}
+
+/// `writes`, `errors`, `slow`, with commas between them.
+pub fn wanted(text: &str) -> Result<Wanted, String> {
+    let mut wanted = Wanted::default();
+    for word in text.split(',').map(str::trim) {
+        match word {
+            "writes" => wanted.writes = true,
+            "errors" => wanted.errors = true,
+            "slow" => wanted.slow = true,
+            _ => return Err(format!("'{word}' is none of writes, errors, slow")),
+        }
+    }
+    Ok(wanted)
 }
 
 /// A [`switch`] that stands alone when it is on.
@@ -328,6 +360,19 @@ mod tests {
         );
         assert_eq!(["0", "no", "off", "false"].map(switch), [const { Ok(false) }; 4]);
         assert!(switch("2").is_err());
+    }
+
+    #[test]
+    fn logs_go_to_a_file_or_to_the_syslog_with_lines_of_what_is_wanted() {
+        assert_eq!(log_target("off"), Ok(None));
+        assert_eq!(log_target("syslog"), Ok(Some(LogTarget::Syslog)));
+        assert_eq!(log_target("/l"), Ok(Some(LogTarget::File("/l".into()))));
+        assert!(log_target("/a#b").is_err() && log_format("common").is_err());
+        let both = Wanted { writes: true, errors: true, slow: false };
+        assert_eq!(wanted("writes, errors"), Ok(both));
+        for text in ["", "all", "writes,,slow", "Writes"] {
+            assert!(wanted(text).unwrap_err().contains("none of writes, errors, slow"), "{text}");
+        }
     }
 
     #[test]

@@ -137,6 +137,8 @@ impl Snapshot {
         counter("connections_handed_over", help, None, totals.handed_over);
         counter("received", "Bytes of bodies received.", bytes(), totals.bytes_in);
         counter("sent", "Bytes of bodies sent.", bytes(), totals.bytes_out);
+        let help = "Lines of the access log that could not be written.";
+        counter("accesslog_lines_lost", help, None, totals.accesslog_lost);
         counter("loop_wakeups", "Times a worker's loop woke up.", None, totals.wakeups);
         let help = "Times a worker was replaced after a crash.";
         counter("worker_respawns", help, None, totals.restarts);

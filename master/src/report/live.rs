@@ -19,6 +19,7 @@ impl WorkerStatus {
         self.bytes_in = slot.bytes_in.load(Relaxed);
         self.bytes_out = slot.bytes_out.load(Relaxed);
         self.errors = slot.errors.load(Relaxed);
+        self.accesslog_lost = slot.accesslog_lost.load(Relaxed);
         self.wakeups = slot.wakeups.load(Relaxed);
         self.heartbeat_age_ms = age_ms(slot.heartbeat.load(Relaxed));
         self.closed = names(slot.closed.load(Relaxed));

@@ -102,6 +102,9 @@ pub struct WorkerStatus {
     pub bytes_out: u64,
     /// Answers of class 5xx.
     pub errors: u64,
+    /// Lines of the access log that could not be written.
+    #[serde(default)]
+    pub accesslog_lost: u64,
     /// Times its loop woke up.
     pub wakeups: u64,
     /// Time since its loop last went round; `null` before the first time.

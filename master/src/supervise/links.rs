@@ -6,13 +6,15 @@
 //! worker reads and however often somebody changes his mind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rmogstored_worker::clients::heirs::Heirs;
 use rmogstored_worker::clients::inbox::{self, MOST_INPUT, Parcel};
 use rmogstored_worker::clients::neighbours::Passenger;
-use rmogstored_worker::control::{Channel, Down};
+use rmogstored_worker::control::{Channel, Down, Log};
 use rmogstored_worker::spec::{Peer, Route, WorkerId};
 use rmogstored_worker::sys::socket::{self, seqpacket_pair, widen};
 
@@ -30,6 +32,8 @@ pub struct Links {
     doors: BTreeMap<u32, Vec<Door>>,
     /// Inboxes without a worker, whose connections wait for somebody who takes them.
     waiting: Vec<Pipe>,
+    /// Log files that have been opened again.
+    logs: BTreeMap<Log, Arc<File>>,
 }
 
 /// Both ends of an inbox.
@@ -55,7 +59,7 @@ struct Wanted {
     heirs: BTreeSet<u32>,
     told_heirs: BTreeSet<u32>,
     aio_threads: Option<usize>,
-    reopen_logs: bool,
+    reopen: BTreeSet<Log>,
     accept: bool,
     /// With whether there is another node.
     drain: Option<bool>,
@@ -71,7 +75,7 @@ impl Wanted {
             Down::AioThreads { threads } => {
                 self.aio_threads = Some(*threads).filter(|_| self.told_threads != Some(*threads));
             }
-            Down::ReopenLogs => self.reopen_logs = true,
+            Down::ReopenLog { log } => drop(self.reopen.insert(*log)),
             Down::Accept => self.accept = true,
             Down::Drain { shared } => self.drain = Some(*shared).filter(|_| !self.told_drain),
         }
@@ -85,7 +89,7 @@ impl Wanted {
         let threads = || self.aio_threads.map(|threads| Down::AioThreads { threads });
         peer.or_else(heir)
             .or_else(threads)
-            .or_else(|| self.reopen_logs.then_some(Down::ReopenLogs))
+            .or_else(|| self.reopen.first().map(|log| Down::ReopenLog { log: *log }))
             .or_else(|| self.accept.then_some(Down::Accept))
             .or_else(|| self.drain.map(|shared| Down::Drain { shared }))
     }
@@ -104,7 +108,7 @@ impl Wanted {
             Down::AioThreads { threads } => {
                 (self.aio_threads, self.told_threads) = (None, Some(*threads));
             }
-            Down::ReopenLogs => self.reopen_logs = false,
+            Down::ReopenLog { log } => drop(self.reopen.remove(log)),
             Down::Accept => self.accept = false,
             Down::Drain { .. } => (self.drain, self.told_drain) = (None, true),
         }
@@ -239,6 +243,11 @@ impl Links {
         self.send_all(&Down::NoHeir { heir });
     }
 
+    /// What a log is written to from now on: [`Down::ReopenLog`].
+    pub fn set_log(&mut self, log: Log, file: Arc<File>) {
+        self.logs.insert(log, file);
+    }
+
     /// Tells one worker; what its channel has no room for now is kept for [`Links::flush`].
     pub fn send(&mut self, id: WorkerId, message: &Down) {
         if let Some(link) = self.links.get_mut(&id).filter(|link| link.control.is_some()) {
@@ -298,6 +307,9 @@ impl Links {
                 control.send(message, self.heirs.get(*heir).map(|(inbox, _)| inbox))
             }
             Down::Drain { .. } => control.send(message, self.inbox_of(id)),
+            Down::ReopenLog { log } => {
+                control.send(message, self.logs.get(log).map(|file| file.as_fd()))
+            }
             Down::NoHeir { heir } if !self.has_told(id, *heir) => Ok(()),
             _ => control.send(message, None),
         }

@@ -12,6 +12,7 @@
 //! | `act` | carrying out what the policy wants |
 //! | `reload` | a new generation of workers beside the old one |
 //! | `requests` | doing what was asked for over the status socket |
+//! | `reopen` | log files, opened again |
 //! | `successor_pipe` | what a successor says through its pipe |
 //! | `signals` | obeying signals, and how a quit meets an upgrade |
 //! | `upgrade` | a successor beside this process |
@@ -37,6 +38,7 @@ pub mod plan;
 pub mod policy;
 mod reap;
 mod reload;
+mod reopen;
 mod requests;
 mod signals;
 pub mod spawn;
@@ -47,14 +49,13 @@ mod upgrade;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use nix::sys::signal::Signal;
 use rmogstored_worker::control::Channel;
 use rmogstored_worker::scoreboard::Scoreboard;
 use rmogstored_worker::spec::{WorkerId, WorkerSpec};
@@ -64,6 +65,7 @@ use rmogstored_worker::sys::title;
 use crate::config::Config;
 use crate::invocation::Invocation;
 use crate::legacy::Legacy;
+use crate::logs::Opener;
 use crate::monitor::spec::Spec;
 use crate::notify::Watchdog;
 use crate::pidfile::Pidfile;
@@ -81,7 +83,7 @@ use monitor::Monitor;
 use plan::Plan;
 use policy::{Event, Phase, Policy};
 use reload::Renewal;
-use signals::EarlyQuit;
+use signals::{EarlyQuit, SIGNALS};
 use upgrade::Upgrades;
 
 /// How often the docroots are listed.
@@ -90,18 +92,6 @@ const LOOK_FOR_DEVICES: Duration = Duration::from_secs(2);
 const LOOK_FOR_STALLS: Duration = Duration::from_millis(500);
 /// How soon a channel or pipe without room is tried again.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// Every signal that the master acts on.
-const SIGNALS: [Signal; 8] = [
-    Signal::SIGCHLD,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-];
 
 const SIGNALS_TOKEN: Token = Token(0);
 const STATUS_TOKEN: Token = Token(1);
@@ -162,6 +152,8 @@ pub struct Supervisor {
     next_look: Instant,
     next_stall_look: Instant,
     retry: bool,
+    /// While log files are opened again.
+    opener: Option<Opener>,
     /// A worker had more to say than was heard in one go.
     more_to_hear: bool,
 }
@@ -171,6 +163,7 @@ pub(crate) struct Kit {
     pub on_ready: Option<OnReady>,
     pub reload: Reload,
     pub reopen_logs: fn(),
+    pub reopen_log: fn(OwnedFd),
     pub invocation: Invocation,
     pub upgrade_timeout: Duration,
     /// What the predecessor knew, until the devices are listed.
@@ -233,6 +226,7 @@ impl Supervisor {
             next_look: now,
             next_stall_look: now + LOOK_FOR_STALLS,
             retry: false,
+            opener: None,
             more_to_hear: false,
             poll,
             signals,
@@ -312,6 +306,7 @@ impl Supervisor {
             self.look_for_stuck_workers(now);
             self.tidy_after_predecessor(now);
         }
+        self.take_opened_logs();
         self.watchdog.feed(now, self.stuck.is_empty());
         self.look_after_successor(now);
         if let Some(socket) = &mut self.status {
@@ -401,13 +396,25 @@ impl Supervisor {
         let child = child.expect("the fork was for a child of the table");
         titles::of_worker(id, child.duty);
         let replaced = self.policy.is_renewing() && child.generation == self.policy.generation();
-        let Supervisor { links, plan, renewal, board, .. } = self;
+        let Supervisor { links, plan, renewal, board, kit, .. } = self;
         let plan = renewal.filter(|_| replaced).map_or(plan, |renewal| renewal.before);
-        let Plan { listeners, sites, settings, identity, .. } = plan;
+        let Plan { listeners, sites, settings, identity, accesslog, .. } = plan;
         let (inbox, peers) =
             links.into_ends(id).expect("the slot had its inbox before its process was forked");
         let listeners = listeners.into_iter().map(|bound| bound.listener).collect();
-        let spec = WorkerSpec { id, sites, listeners, settings, control, inbox, peers, board };
+        let reopen_log = kit.reopen_log;
+        let spec = WorkerSpec {
+            id,
+            sites,
+            listeners,
+            settings,
+            control,
+            inbox,
+            peers,
+            board,
+            accesslog,
+            reopen_log,
+        };
         Outcome::Worker(Box::new(spec), identity)
     }
 

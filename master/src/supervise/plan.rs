@@ -2,11 +2,13 @@
 //! a new plan beside the old one.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 
-use rmogstored_worker::spec::{Service, Settings, Site, SiteId};
+use rmogstored_worker::spec::{AccessSettings, LogTarget, Service, Settings, Site, SiteId};
 
 use super::devices::Devices;
 use crate::config::{self, Config, SiteConfig};
@@ -14,7 +16,7 @@ use crate::inherit::Inherited;
 use crate::listeners::{self, Bound, Opened, StatusListener};
 use crate::privileges::Identity;
 use crate::successor::Purpose;
-use crate::{Listening, MasterError};
+use crate::{Listening, MasterError, logs};
 
 /// The plan of one generation.
 #[derive(Debug)]
@@ -31,25 +33,48 @@ pub struct Plan {
     pub devices: Devices,
     /// Whom workers run as.
     pub identity: Option<Identity>,
+    /// What the access log is written to, if that is a file.
+    pub accesslog: Option<Arc<File>>,
 }
 
 impl Plan {
     /// The first plan of this process. Opens the listeners.
     pub fn first(config: &Config, inherited: Vec<Inherited>) -> Result<Plan, MasterError> {
         let sites = numbered(&config.sites, &[])?;
+        let accesslog = open_accesslog(config)?;
         let opened = listeners::open(&sites, config.status_listen, inherited)?;
-        Ok(Plan::new(config, &sites, Vec::new(), opened))
+        Ok(Plan { accesslog, ..Plan::new(config, &sites, Vec::new(), opened) })
     }
 
     /// The plan after this one. A docroot keeps its number for ever: connections are handed from
     /// workers of one generation to those of another.
     pub fn next(&self, config: &Config) -> Result<Plan, MasterError> {
         let sites = numbered(&config.sites, &self.sites)?;
+        let same = |log: &AccessSettings| Some(&log.target) == self.access_target();
+        let accesslog = match &self.accesslog {
+            Some(file) if config.settings.accesslog.as_ref().is_some_and(same) => {
+                Some(Arc::clone(file))
+            }
+            _ => open_accesslog(config)?,
+        };
         let (old, status) = (&self.listeners, self.status.as_ref());
         let opened = listeners::reopen(&sites, config.status_listen, old, status)?;
         let mut plan = Plan::new(config, &sites, self.sites.clone(), opened);
         plan.devices = plan.devices.after(&self.devices);
+        plan.accesslog = accesslog;
         Ok(plan)
+    }
+
+    /// Where the access log goes, if there is one.
+    pub fn access_target(&self) -> Option<&LogTarget> {
+        self.settings.accesslog.as_ref().map(|log| &log.target)
+    }
+
+    /// The access log has been opened again; it may be another plan's.
+    pub(super) fn use_access_file(&mut self, file: &Arc<File>, target: &LogTarget) {
+        if self.access_target() == Some(target) {
+            self.accesslog = Some(Arc::clone(file));
+        }
     }
 
     /// The listeners, for reports.
@@ -95,7 +120,19 @@ impl Plan {
             sites: known,
             settings: config.settings.clone(),
             identity: config.identity.clone(),
+            accesslog: None,
         }
+    }
+}
+
+/// The access log's file, if it is one.
+fn open_accesslog(config: &Config) -> Result<Option<Arc<File>>, MasterError> {
+    match config.settings.accesslog.as_ref().map(|log| &log.target) {
+        Some(LogTarget::File(path)) => match logs::open(path) {
+            Ok(file) => Ok(Some(Arc::new(file))),
+            Err(source) => Err(MasterError::Log { path: path.clone(), source }),
+        },
+        _ => Ok(None),
     }
 }
 

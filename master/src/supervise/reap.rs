@@ -30,7 +30,7 @@ impl Supervisor {
             };
             if let Some(worker) = self.policy.children().by_pid(pid) {
                 actions.extend(self.bury(worker, pid, exit, now));
-            } else if !self.bury_monitor(pid, exit, now) {
+            } else if !self.bury_monitor(pid, exit, now) && !self.bury_opener(pid) {
                 self.bury_successor(pid, exit);
             }
         }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use rmogstored_worker::control::Down;
 use rmogstored_worker::sys::signal::Received;
 
 use super::policy::{Action, Event, Phase};
@@ -20,6 +19,18 @@ use crate::report::events::Event as Told;
 const AWAITED: Duration = Duration::from_secs(10);
 /// ... and for one that says nothing, since it knows no pipe.
 const AWAITED_IN_SILENCE: Duration = Duration::from_secs(5);
+
+/// Every signal that the master acts on.
+pub(super) const SIGNALS: [Signal; 8] = [
+    Signal::SIGCHLD,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
 
 /// A quit that waits for the successor.
 #[derive(Debug)]
@@ -44,10 +55,7 @@ impl Supervisor {
             Signal::SIGTERM | Signal::SIGINT => {
                 return self.quit(Event::Terminate, told_by(received), now);
             }
-            Signal::SIGUSR1 => {
-                (self.kit.reopen_logs)();
-                self.links.send_all(&Down::ReopenLogs);
-            }
+            Signal::SIGUSR1 => self.reopen_logs(),
             Signal::SIGUSR2 => self.upgrade(now),
             Signal::SIGHUP => return self.reload(now),
             Signal::SIGWINCH => return self.rest(now),

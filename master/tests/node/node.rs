@@ -33,6 +33,7 @@ pub fn run() -> i32 {
         on_ready: Some(on_ready),
         reload: Box::new(|| Ok(config())),
         reopen_logs: || say("reopen_logs"),
+        reopen_log: drop,
         invocation: Invocation::capture(),
     };
     run_master(config(), hooks).unwrap_or_else(|e| {
@@ -73,6 +74,8 @@ fn config() -> Config {
             aio_threads: 10,
             max_queue: 10,
             fsync: Default::default(),
+            accesslog: None,
+            slow_log: Duration::ZERO,
         },
         pidfile: None,
         identity: None,
@@ -141,7 +144,7 @@ fn serve(spec: &WorkerSpec, signals: &Signals, stubborn: bool) -> i32 {
         match spec.control.receive::<Down>() {
             Ok(None) => return 0,
             Ok(Some((Down::Drain { .. }, _))) if !stubborn => return 0,
-            Ok(Some((Down::ReopenLogs, _))) => mark_devices(spec, DeviceState::Ok),
+            Ok(Some((Down::ReopenLog { .. }, _))) => mark_devices(spec, DeviceState::Ok),
             Ok(Some((message, fd))) => {
                 say(&format!("{} got {message:?} {}", spec.id, fd.is_some()));
             }

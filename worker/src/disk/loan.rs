@@ -1,10 +1,12 @@
 //! Who may speak on a connection that a disk thread has: the thread, until the loop takes the
 //! connection back because the disk does not answer. Both ask one atomic. DESIGN.md, "Stall clock".
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use crate::ids::DeviceKey;
+use crate::trace::Trace;
 
 /// Nothing has been said or received: an answer can still be given.
 const FRESH: u8 = 0;
@@ -29,6 +31,8 @@ pub struct Loan {
     since: u64,
     /// It is answered soon, whatever the disk does: usage before its first numbers.
     urgent: bool,
+    /// What is noted of the request, if somebody wants to know.
+    trace: Option<Arc<Trace>>,
 }
 
 /// How far an operation has come, as others must know.
@@ -54,7 +58,18 @@ pub enum Style {
 impl Loan {
     /// An operation about to be lent.
     pub fn new(device: DeviceKey, style: Style, stage: Stage, since: u64, urgent: bool) -> Loan {
-        Loan { state: AtomicU8::new(number(stage)), device, style, since, urgent }
+        let state = AtomicU8::new(number(stage));
+        Loan { state, device, style, since, urgent, trace: None }
+    }
+
+    /// The same, of a request that is noted.
+    pub fn traced(self, trace: Option<Arc<Trace>>) -> Loan {
+        Loan { trace, ..self }
+    }
+
+    /// What is noted of the request, if somebody wants to know.
+    pub fn trace(&self) -> Option<&Trace> {
+        self.trace.as_deref()
     }
 
     /// The device whose threads have it.

@@ -29,6 +29,7 @@ use crate::route::LiveOn;
 use crate::scoreboard::{DeviceSlot, Scoreboard, WorkerSlot};
 use crate::spec::Fsync;
 use crate::sys::socket;
+use crate::trace::Part;
 
 /// A disk thread waits so many milliseconds for a peer before it leaves that to the loop.
 const PATIENCE: u8 = 4;
@@ -251,6 +252,7 @@ impl Turn<'_> {
     /// Waits a moment for the peer while no other operation needs the thread: cheaper than a way
     /// to the loop and back for each piece of a large file. False: the loop should wait.
     pub fn wait_for(&self, need: Need) -> bool {
+        self.note_part(Part::Peer);
         self.progress.rest();
         if self.progress.is_wanted() || self.is_lost() {
             return false;
@@ -305,12 +307,28 @@ impl Turn<'_> {
         if !self.enter(Stage::Begun) {
             return Outcome::Finished;
         }
+        self.note_answer(&bytes);
         match socket::send(self.socket, &bytes, false) {
             Ok(n) => drop(bytes.drain(..n)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Outcome::Broken,
         }
         Outcome::answered(bytes, keep)
+    }
+
+    /// What the request's time goes into from now on, for who wants to know.
+    #[inline]
+    pub fn note_part(&self, part: Part) {
+        if let Some(trace) = self.loan.trace() {
+            trace.enter(part);
+        }
+    }
+
+    /// The request has this answer, or one that begins so.
+    pub fn note_answer(&self, answer: &[u8]) {
+        if let Some(trace) = self.loan.trace() {
+            trace.note_answer(answer);
+        }
     }
 
     /// How what this turn does is made to last.
@@ -354,11 +372,17 @@ impl Turn<'_> {
     /// Adds to the worker's count of body bytes sent.
     pub fn count_out(&self, bytes: u64) {
         self.host.slot.bytes_out.fetch_add(bytes, Relaxed);
+        if let Some(trace) = self.loan.trace() {
+            trace.add_sent(bytes);
+        }
     }
 
     /// Adds to the worker's count of body bytes received.
     pub fn count_in(&self, bytes: u64) {
         self.host.slot.bytes_in.fetch_add(bytes, Relaxed);
+        if let Some(trace) = self.loan.trace() {
+            trace.add_received(bytes);
+        }
     }
 }
 

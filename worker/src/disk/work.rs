@@ -24,6 +24,7 @@ use crate::ids::{DeviceKey, WorkerId};
 use crate::scoreboard::Scoreboard;
 use crate::spec::Fsync;
 use crate::sys::priority;
+use crate::trace::Part;
 
 /// Usage numbers are refreshed by changes this often at most.
 pub const REFRESH: Duration = Duration::from_secs(1);
@@ -235,7 +236,13 @@ impl Work {
             token: self.token,
             muted: Cell::new(false),
         };
+        turn.note_part(Part::Open);
         let turned = op.run(&turn);
+        turn.note_part(match &turned {
+            Turned::Again(_) => Part::Queue,
+            Turned::Over(Outcome::Blocked { .. }) => Part::Peer,
+            Turned::Over(_) => Part::Loop,
+        });
         progress.serve(0);
         if turn.muted.get() {
             turn.set_interest(true);

@@ -41,6 +41,7 @@ impl Worker {
 
     /// Closes a connection. One that a disk thread has is closed when it comes back.
     pub(super) fn close(&mut self, key: usize) {
+        self.end_trace(key);
         if let Some(conn) = self.forget(key) {
             let (site, state) = conn.close();
             self.let_go(site, state);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
 
-use crate::control::Down;
+use crate::control::{Down, Log};
 use crate::event_loop::Worker;
 use crate::event_loop::leaving::Why;
 use crate::spec::WorkerId;
@@ -40,7 +40,11 @@ impl Worker {
         match message {
             Down::Drain { .. } => {} // See the caller.
             Down::AioThreads { threads } => self.set_threads(threads),
-            Down::ReopenLogs => {}
+            Down::ReopenLog { log } => match (log, fd) {
+                (Log::Access, Some(file)) => self.tracing.reopen(file),
+                (Log::Node, Some(file)) => (self.reopen_log)(file),
+                (_, None) => {}
+            },
             Down::Accept => self.accept_pending(),
             Down::Heir { heir, routes } => {
                 if let Some(inbox) = fd {

@@ -56,6 +56,8 @@ impl Worker {
         let mut input = self.conns[key].take_input();
         let next = match head::parse(&input, &mut HeadScan::default()) {
             Parsed::Complete { request, len } => {
+                let trace = self.begin_trace(key, &input[..len], Some(&request));
+                self.keep_trace(key, trace);
                 input.drain(..len);
                 let last = input.is_empty();
                 self.conns[key].put_back(input);

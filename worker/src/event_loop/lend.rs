@@ -17,6 +17,7 @@ use crate::http::put::Put;
 use crate::http::refuse::Refused;
 use crate::http::transfer::{Pumped, Sending, log_broken};
 use crate::ids::DeviceKey;
+use crate::trace::Part;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -62,7 +63,10 @@ impl Worker {
         if urgent {
             self.loans.set_urgent(true);
         }
-        Arc::new(Loan::new(pool, style, op.stage(), self.clock.now(), urgent))
+        let loan = Loan::new(pool, style, op.stage(), self.clock.now(), urgent);
+        let trace = self.tracing.of(key).filter(|_| matches!(style, Style::Http(_)));
+        trace.iter().for_each(|trace| trace.enter(Part::Queue));
+        Arc::new(loan.traced(trace.map(Arc::clone)))
     }
 
     /// The device has too much to do: 503, and the body goes the way of any refused one.
@@ -206,6 +210,7 @@ impl Worker {
     }
 
     pub(super) fn after_disk(&mut self, key: usize, answered: Answered) -> Next {
+        self.end_trace_of_thread(key);
         let keep = answered.keep;
         let ending = self.conns[key].note_answered(answered);
         self.after_answer(key, keep, ending)
@@ -246,6 +251,7 @@ impl Worker {
         match pumped {
             Pumped::Blocked => {
                 conn.enter(State::Sending(sending));
+                self.trace_sent(key, sent, Part::Peer);
                 if sent > 0 {
                     self.timers.stop(key); // Progress: the wait begins anew.
                 }
@@ -253,9 +259,13 @@ impl Worker {
             }
             Pumped::Enough => {
                 conn.enter(State::Sending(sending));
+                self.trace_sent(key, sent, Part::Loop);
                 Next::Later
             }
             Pumped::Done => {
+                self.trace_sent(key, sent, Part::Loop);
+                self.end_trace(key);
+                let conn = &self.conns[key];
                 let (site, path, keep) = (conn.site(), *sending.path(), sending.keeps());
                 self.close_file(site, &path, sending.into_file());
                 self.after_answer(key, keep, Ending::Plain)
@@ -264,6 +274,7 @@ impl Worker {
                 let device = sending.path().key(conn.site());
                 log_broken(device, self.board.device(device), sending.path(), &broken);
                 conn.enter(State::Sending(sending));
+                self.trace_sent(key, sent, Part::Loop);
                 Next::Close
             }
         }

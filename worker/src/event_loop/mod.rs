@@ -11,6 +11,7 @@
 //! | `from_master`, `drain`, `leaving` | what the master and signals say; leaving, and when what of it is due |
 //! | `to_master` | what the sidechannel asks of the whole node, on its way to the master |
 //! | `tick`, `devices`, `docroots` | what is done by the clock: deadlines, devices, which devices there are |
+//! | `tracing` | requests that are noted for the access log and the log of slow operations |
 //! | `schedule`, `yielding` | who goes on without an event; when the loop lets the disk threads run first |
 
 mod accept;
@@ -34,12 +35,13 @@ mod schedule;
 mod serve;
 mod tick;
 mod to_master;
+mod tracing;
 mod yielding;
 
 pub use tick::odd_usage_interval;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -74,6 +76,7 @@ use crate::event_loop::loans::Loans;
 use crate::event_loop::schedule::Schedule;
 use crate::event_loop::tick::usage_interval;
 use crate::event_loop::to_master::ToMaster;
+use crate::event_loop::tracing::Tracing;
 use crate::scoreboard::{Scoreboard, WorkerSlot, WorkerState};
 use crate::sidechannel::fsck::FsckQueues;
 use crate::spec::{Settings, WorkerId, WorkerSpec};
@@ -108,6 +111,9 @@ pub(crate) struct Worker {
     clock: Clock,
     schedule: Schedule,
     drain: Drain,
+    tracing: Tracing,
+    /// Writes the log to another file.
+    reopen_log: fn(OwnedFd),
 
     // The way in and out.
     poll: Poll,
@@ -156,25 +162,33 @@ fn make_room_for_descriptors(most: u64) {
     }
 }
 
+/// Waits for what there is to read of these.
+fn poll_for(sources: [(BorrowedFd<'_>, usize); 3]) -> io::Result<Poll> {
+    let poll = Poll::new()?;
+    for (fd, token) in sources {
+        let mut source = SourceFd(&fd.as_raw_fd());
+        poll.registry().register(&mut source, Token(token), Interest::READABLE)?;
+    }
+    Ok(poll)
+}
+
 impl Worker {
     /// Sets up everything but the listeners.
     pub(crate) fn new(spec: WorkerSpec) -> io::Result<Worker> {
-        let poll = Poll::new()?;
         let signals = Signals::new(&[Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGINT])?;
-        for (fd, token) in [
+        let poll = poll_for([
             (spec.control.as_fd(), CONTROL),
             (spec.inbox.as_fd(), INBOX),
             (signals.as_fd(), SIGNALS),
-        ] {
-            let mut source = SourceFd(&fd.as_raw_fd());
-            poll.registry().register(&mut source, Token(token), Interest::READABLE)?;
-        }
+        ])?;
         let (board, fsync) = (spec.board, spec.settings.fsync);
         let context = Arc::new(Context::new(board, spec.id, fsync, poll.registry(), Token(WAKER))?);
         // Where a sandbox does not tell the limit it is taken for the usual one.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         let most = descriptors.min(spec.settings.maxconns as u64);
         make_room_for_descriptors(most);
+        let slot = board.worker(spec.id);
+        let tracing = Tracing::start(&spec.settings, spec.accesslog, (spec.id, slot))?;
         let threads = spec.settings.aio_threads;
         let devices = Devices::new(
             spec.id,
@@ -187,12 +201,14 @@ impl Worker {
         Ok(Worker {
             id: spec.id,
             board: spec.board,
-            slot: board.worker(spec.id),
+            slot,
             settings: spec.settings,
             context,
             clock: Clock::start()?,
             schedule: Schedule::default(),
             drain: Drain::default(),
+            tracing,
+            reopen_log: spec.reopen_log,
             poll,
             signals,
             control: spec.control,
@@ -247,6 +263,7 @@ impl Worker {
             self.schedule.end_round(self.clock.now());
         }
         self.busy.stop();
+        self.tracing.finish();
         Ok(())
     }
 

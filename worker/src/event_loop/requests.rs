@@ -86,19 +86,24 @@ impl Worker {
                 }
                 Parsed::Refused(refusal) => {
                     self.slot.requests.fetch_add(1, Relaxed);
+                    let (trace, start) = (self.begin_trace(key, rest, None), self.out.len());
                     answer::empty(
                         &mut self.out,
                         status_of_refusal(refusal),
                         self.clock.date(),
                         false,
                     );
+                    self.trace_served(trace, &Served::Refused, start);
                     bytes = input.len();
                     break self.finish_batch(key, Ending::Lingering);
                 }
             };
             self.timers.stop(key);
             let behind = &rest[len..];
+            let trace = self.begin_trace(key, &rest[..len], Some(&request));
+            let start = self.out.len();
             let served = self.serve(key, &request, behind);
+            let trace = self.trace_served(trace, &served, start);
             if !matches!(served, Served::Move(_)) {
                 self.slot.requests.fetch_add(1, Relaxed);
             }
@@ -109,6 +114,8 @@ impl Worker {
             let clean = behind.is_empty() && request.body == Body::None;
             let used = self.after_request(key, served, len, rest.len(), clean);
             bytes += used.bytes;
+            // What was postponed is read again.
+            self.keep_trace(key, trace.filter(|_| used.bytes > 0));
             break used.next;
         };
         Used { bytes, next }
@@ -185,6 +192,7 @@ impl Worker {
         if self.out.is_empty() {
             return Next::Again;
         }
+        self.trace_output(key, more);
         let conn = &mut self.conns[key];
         let sent = conn.send(&self.out, more);
         self.out.clear();

@@ -40,6 +40,7 @@ impl Worker {
         self.even_out();
         shortage::tell();
         faults::tell();
+        self.tracing.tell();
         for dropped in self.files.sweep(self.clock.now()) {
             self.close_kept(dropped);
         }

@@ -17,6 +17,7 @@ use crate::http::condition::Conditions;
 use crate::http::{note_failed, status_of};
 use crate::ids::DeviceKey;
 use crate::sys::disk::unlinkat;
+use crate::trace::Part;
 
 /// A DELETE on its way to a disk thread.
 #[derive(Debug)]
@@ -91,6 +92,7 @@ impl Delete {
         if !turn.enter(Stage::Committing) {
             return Ok(false);
         }
+        turn.note_part(Part::Commit);
         let change = turn.slot.map(|slot| slot.change(self.path.name_hash()));
         unlinkat(folder.get(turn.on), name, UnlinkatFlags::NoRemoveDir).in_call("unlinkat")?;
         drop(change);

@@ -20,6 +20,7 @@ use crate::http::{note_failure, status_of};
 use crate::ids::DeviceKey;
 use crate::scoreboard::Usage;
 use crate::sys::file;
+use crate::trace::Part;
 
 /// After so many bytes a disk thread looks whether others wait for it.
 const SLICE: u64 = 8 * 1024 * 1024;
@@ -107,6 +108,7 @@ fn selection(request: &Request, size: u64, modified: i64) -> Selection {
 }
 
 fn first(turn: &Turn<'_>, file: &OpenFile, body: Extent) -> io::Result<()> {
+    turn.note_part(Part::Read);
     turn.progress.touch();
     file.read_at(turn.on, &mut [0], body.offset).map(|_| ())
 }
@@ -149,6 +151,7 @@ impl Operation for Get {
         let pumped = loop {
             let budget = SLICE.saturating_sub(before - transfer.left());
             match transfer.pump(turn.socket, budget, |file, offset, count| {
+                turn.note_part(Part::Read);
                 turn.progress.touch();
                 file::sendfile(turn.socket, file.get(turn.on), offset, count)
             }) {
@@ -232,6 +235,7 @@ impl Get {
             });
         match planned {
             Ok((Some(body), file)) => {
+                turn.note_answer(&head);
                 Ok(Transfer::new(Arc::new(file), self.path, body, keep, head))
             }
             Ok((None, _)) => Err(turn.answer(head, keep)),

@@ -34,6 +34,8 @@ pub struct Totals {
     pub bytes_out: u64,
     /// Answers of class 5xx.
     pub errors: u64,
+    /// Lines of the access log that could not be written.
+    pub accesslog_lost: u64,
     /// Times a worker's loop woke up.
     pub wakeups: u64,
     /// Times a worker was replaced after a crash.
@@ -70,6 +72,7 @@ impl Totals {
             bytes_in: value("bytes_in"),
             bytes_out: value("bytes_out"),
             errors: value("errors"),
+            accesslog_lost: value("accesslog_lost"),
             wakeups: value("wakeups"),
             restarts: value("restarts"),
         }
@@ -94,6 +97,7 @@ impl Totals {
             bytes_in: both(self.bytes_in, other.bytes_in),
             bytes_out: both(self.bytes_out, other.bytes_out),
             errors: both(self.errors, other.errors),
+            accesslog_lost: both(self.accesslog_lost, other.accesslog_lost),
             wakeups: both(self.wakeups, other.wakeups),
             restarts: both(self.restarts, other.restarts),
         }
@@ -107,6 +111,7 @@ impl Totals {
             bytes_in: slot.bytes_in.load(Relaxed),
             bytes_out: slot.bytes_out.load(Relaxed),
             errors: slot.errors.load(Relaxed),
+            accesslog_lost: slot.accesslog_lost.load(Relaxed),
             wakeups: slot.wakeups.load(Relaxed),
             restarts: slot.restarts.load(Relaxed),
         }
@@ -119,6 +124,7 @@ impl Totals {
         slot.bytes_in.store(self.bytes_in, Relaxed);
         slot.bytes_out.store(self.bytes_out, Relaxed);
         slot.errors.store(self.errors, Relaxed);
+        slot.accesslog_lost.store(self.accesslog_lost, Relaxed);
         slot.wakeups.store(self.wakeups, Relaxed);
         slot.restarts.store(self.restarts, Relaxed);
     }
@@ -134,6 +140,7 @@ impl Layout {
             ("bytes_in", offset_of!(WorkerSlot, bytes_in)),
             ("bytes_out", offset_of!(WorkerSlot, bytes_out)),
             ("errors", offset_of!(WorkerSlot, errors)),
+            ("accesslog_lost", offset_of!(WorkerSlot, accesslog_lost)),
             ("wakeups", offset_of!(WorkerSlot, wakeups)),
             ("restarts", offset_of!(WorkerSlot, restarts)),
         ];
@@ -208,6 +215,7 @@ mod tests {
             bytes_in: 4,
             bytes_out: u64::MAX,
             errors: 6,
+            accesslog_lost: 9,
             wakeups: 7,
             restarts: 8,
         };

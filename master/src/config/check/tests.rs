@@ -91,6 +91,8 @@ fn defaults_are_those_of_the_old_daemons() {
         aio_threads: 10,
         max_queue: 1024,
         fsync: Default::default(),
+        accesslog: None,
+        slow_log: seconds(0),
     };
     assert_eq!(config.settings, settings);
     assert_eq!(config.workers, Workers::Device);

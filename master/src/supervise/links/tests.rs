@@ -48,7 +48,7 @@ fn slow_reader_is_told_the_latest_of_each_kind() {
     let (mut links, worker) = with_full_channel();
     for threads in 1..=100_000 {
         links.send(A, &Down::AioThreads { threads });
-        links.send(A, &Down::ReopenLogs);
+        links.send(A, &Down::ReopenLog { log: Log::Access });
     }
     links.send(A, &Down::Drain { shared: false });
     links.add(B).unwrap();
@@ -57,7 +57,7 @@ fn slow_reader_is_told_the_latest_of_each_kind() {
     let expected = [
         Down::Peer { worker: 1 },
         Down::AioThreads { threads: 5 },
-        Down::ReopenLogs,
+        Down::ReopenLog { log: Log::Access },
         Down::Drain { shared: false },
     ];
     assert_eq!(heard(&mut links, &worker), expected);

@@ -40,6 +40,7 @@ use crate::http::{note_failed, status_of};
 use crate::ids::DeviceKey;
 use crate::sys::pipe::Pipe;
 use crate::sys::socket;
+use crate::trace::Part;
 
 /// What one read from the socket may bring, and one write to the disk take. A larger one leaves the
 /// processor's cache where many threads have one each.
@@ -225,6 +226,7 @@ impl Put {
         let lent = Lent { turn, in_place: self.is_in_place() };
         let mut left = SLICE;
         loop {
+            turn.note_part(Part::Peer);
             turn.progress.rest(); // A peer's time is no disk's.
             let stopped = match self.pipe() {
                 Some(pipe) => self.pass_on(&lent, pipe, &mut left).err(),
@@ -267,6 +269,7 @@ impl Put {
         if turn.is_lost() {
             return Err(Stop::Lost);
         }
+        turn.note_part(Part::Write);
         if let Some(file) = &mut self.file {
             let piece = (&pipe, filled);
             file.write_pipe(turn.on, turn.progress, piece, self.body.left()).map_err(Stop::Disk)?;
@@ -279,6 +282,7 @@ impl Put {
         let Some(file) = self.file.as_mut().filter(|_| !data.is_empty()) else {
             return Ok(());
         };
+        turn.note_part(Part::Write);
         self.checksum.update(data);
         if turn.is_lost() {
             return Err(Stop::Lost);
@@ -308,6 +312,7 @@ impl Put {
 
     /// The body is whole: checks it and gives it its name.
     fn finish(mut self: Box<Self>, turn: &Turn<'_>) -> Outcome {
+        turn.note_part(Part::Commit);
         turn.progress.touch();
         let Some(file) = self.file.take() else { return Outcome::Broken };
         let destination = Destination::new(turn, &self.path, &self.request);

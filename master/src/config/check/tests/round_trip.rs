@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::{ListenerConfig, SiteConfig};
 use proptest::prelude::*;
+use rmogstored_worker::spec::{AccessSettings, LogFormat, LogTarget, Wanted};
 
 fn duration() -> impl Strategy<Value = Duration> {
     (0u64..1_000_000, 0u32..1_000_000_000).prop_map(|(s, ns)| Duration::new(s, ns))
@@ -14,19 +15,35 @@ fn positive() -> impl Strategy<Value = Duration> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let durations = (positive(), positive(), duration(), positive(), duration());
-    (1..20_000usize, durations, 1..=100usize, 1..5000usize).prop_map(
-        |(maxconns, (header, body, idle, stall, drain), aio_threads, max_queue)| Settings {
-            maxconns,
-            header_timeout: header,
-            body_timeout: body,
-            idle_timeout: idle,
-            stall_timeout: stall,
-            drain_timeout: drain,
-            aio_threads,
-            max_queue,
-            fsync: Default::default(),
+    (1..20_000usize, durations, 1..=100usize, 1..5000usize, prop::option::of(accesslog())).prop_map(
+        |(maxconns, (header, body, idle, stall, drain), aio_threads, max_queue, accesslog)| {
+            Settings {
+                maxconns,
+                header_timeout: header,
+                body_timeout: body,
+                idle_timeout: idle,
+                stall_timeout: stall,
+                drain_timeout: drain,
+                aio_threads,
+                max_queue,
+                fsync: Default::default(),
+                accesslog,
+                slow_log: header,
+            }
         },
     )
+}
+
+fn accesslog() -> impl Strategy<Value = AccessSettings> {
+    let target = prop_oneof![Just(LogTarget::Syslog), Just(LogTarget::File("/tmp/a b".into()))];
+    let format = prop_oneof![Just(LogFormat::Combined), Just(LogFormat::Json)];
+    let only = any::<(bool, bool, bool)>();
+    let only = only.prop_map(|(writes, errors, slow)| Wanted { writes, errors, slow });
+    (target, format, only).prop_map(|(target, format, only)| AccessSettings {
+        target,
+        format,
+        only,
+    })
 }
 
 /// Distinct addresses, one to three of them; the print keeps them in the order of writing.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::harness::{
-    Chromium, Mode, Node, STATUS_FD, Setup, SlowFs, can_mount, fid_path, has_fuse, skipped, until,
+    Chromium, Mode, Node, STATUS_FD, Setup, SlowFs, can_mount, disk_of, fid_path, has_fuse,
+    skipped, until,
 };
 
 /// How soon a stall is on the page after the status pipe has told of it.
@@ -83,6 +84,9 @@ fn each_state_is_on_the_page_and_a_stall_within_two_seconds() {
     let first = "[...document.querySelectorAll('#devices .name')].slice(0, 5).map(
         name => name.textContent).join(' ')";
     assert_eq!(browser.value(first), "dev1 dev4 dev3 dev2 dev5", "the worst first");
+    if disk_of(ward.node.docroot()).is_some() {
+        browser.until("document.querySelectorAll('#devices .busy')[9].textContent.includes('%')");
+    }
     pictures(&mut browser, "sick");
     assert_eq!(browser.complaints(), Vec::<&Value>::new());
     ward.disk.set(Mode::Work);

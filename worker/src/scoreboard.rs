@@ -31,6 +31,8 @@ pub const MAX_WORKERS: usize = 512;
 pub const MAX_DEVICES: usize = 1024;
 /// Longest request path kept for the log of a crash: see PROTOCOL.md section 2.1.
 const PATH_WORDS: usize = 6;
+/// How long a look is one of a series.
+const LOOK_MS: u64 = 90_000;
 
 /// Handle to the mapping; copies refer to the same one.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +44,8 @@ struct Board {
     draining: AtomicU8,
     /// Doors of which the log tells already that they are closed.
     closed: AtomicU32,
+    /// Milliseconds of CLOCK_MONOTONIC when the monitor was last asked how the node is.
+    looked_at: AtomicU64,
     /// No worker's: what was done before this process, in upgrades, and what slots that were given
     /// anew had counted of themselves. The master writes it.
     past: WorkerSlot,
@@ -163,6 +167,17 @@ impl Scoreboard {
     /// Set by the master before it tells the workers to drain.
     pub fn set_draining(&self) {
         self.0.draining.store(1, Release);
+    }
+
+    /// Notes that somebody wants to know how the node is. Times are of CLOCK_MONOTONIC, in ms.
+    pub fn note_look(&self, now: u64) {
+        self.0.looked_at.store(now, Relaxed);
+    }
+
+    /// True while somebody wants to know it again and again, if only once a minute.
+    pub fn is_looked_at(&self, now: u64) -> bool {
+        let last = self.0.looked_at.load(Relaxed);
+        last != 0 && now < last + LOOK_MS
     }
 
     /// Notes what a worker found closed. Returns what no worker had found so before.

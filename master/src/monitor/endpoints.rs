@@ -100,6 +100,7 @@ fn at(path: &str, request: &Request, head: &[u8], facts: &Facts) -> Answer {
     match path {
         "/" => Answer { headers: PAGE_HEADERS, ..document(PAGE, PAGE_TEXT.to_owned()) },
         "/metrics" => {
+            facts.note_look();
             let format = Format::wanted(head);
             document(format.content_type(), metrics::text(facts, format))
         }
@@ -118,6 +119,7 @@ fn at(path: &str, request: &Request, head: &[u8], facts: &Facts) -> Answer {
 }
 
 fn stream(facts: &Facts) -> Reply {
+    facts.note_look();
     let first = facts.status_json().map(|status| event("status", &status));
     let bytes = [STREAM, &first.unwrap_or_default()].concat();
     Reply { bytes, then: Then::Stream }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::news::{News, Status};
 use crate::report::events::{REMEMBERED, timestamp};
+use crate::report::live::monotonic_ms;
 use crate::report::status::{DeviceStatus, Document};
 use crate::supervise::counters::Counters;
 use crate::supervise::device_health::{Facts as DeviceFacts, Trouble};
@@ -68,6 +69,13 @@ impl Facts {
                 self.events.push_back(event);
                 self.events.back()
             }
+        }
+    }
+
+    /// Somebody asks how the node is: the load of the disks is measured while that goes on.
+    pub fn note_look(&self) {
+        if let Some(now) = monotonic_ms() {
+            self.board.note_look(now);
         }
     }
 

@@ -228,7 +228,7 @@ const DEVICE_GAUGES: [DeviceGauge; 8] = [
     (
         "device_busy",
         "How busy its disk was in the last interval.",
-        || Some(Unit::Ratios),
+        || Some(Unit::Other("ratio".to_owned())),
         |slot| Some(f64::from(slot.busy()?) / 10_000.0),
     ),
     (

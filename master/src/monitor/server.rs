@@ -200,6 +200,7 @@ impl Server {
             if self.streams().next().is_some()
                 && let Some(status) = self.facts.status_json()
             {
+                self.facts.note_look();
                 self.tell_streams(&event("status", &status), true);
             }
         }

@@ -52,7 +52,12 @@ fn names(closed: u32) -> Vec<String> {
 
 /// How long ago a moment of CLOCK_MONOTONIC was; 0 stands for never.
 pub(crate) fn age_ms(moment: u64) -> Option<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
-    let now = now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000;
+    let now = monotonic_ms()?;
     (moment != 0).then(|| now.saturating_sub(moment))
+}
+
+/// CLOCK_MONOTONIC in milliseconds.
+pub(crate) fn monotonic_ms() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    Some(now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
 }

@@ -57,7 +57,7 @@ impl Worker {
     /// Groups go out on the full second of the clock that all workers share, readings are taken
     /// shortly before.
     fn keep_watch(&mut self, monotonic: u64) {
-        if self.must_measure() {
+        if self.must_measure(monotonic) {
             if self.busy.reading_is_due(monotonic) {
                 self.busy.measure(self.board, monotonic);
             }
@@ -71,11 +71,12 @@ impl Worker {
         }
     }
 
-    /// True when this worker measures and somebody watches, on whichever worker.
-    fn must_measure(&self) -> bool {
+    /// True when this worker measures and somebody watches, on whichever worker or the monitor.
+    fn must_measure(&self, monotonic: u64) -> bool {
         let first = DeviceKey { site: SiteId(0), devid: 0 };
         self.devices.owner(first) == self.id
-            && self.board.live_workers().any(|(_, slot)| slot.watchers.load(Relaxed) > 0)
+            && (self.board.is_looked_at(monotonic)
+                || self.board.live_workers().any(|(_, slot)| slot.watchers.load(Relaxed) > 0))
     }
 
     pub(super) fn tick_in(&mut self, millis: u64) {

@@ -98,7 +98,11 @@ fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) ->
         show(&Problem::error(format!("daemonize: {e}"), None));
         return FAILED.into();
     }
-    logging::init();
+    if let Err(e) = logging::init(&config.log) {
+        successor::explain(&e);
+        show(&Problem::error(e, None));
+        return FAILED.into();
+    }
     let hint = announce.is_some().then_some(quickstart::BUSY_HINT);
     let on_ready = move |listening: &[Listening]| {
         announce.into_iter().for_each(|announce| announce(listening));
@@ -110,7 +114,7 @@ fn serve(options: Options, announce: Option<OnReady>, invocation: Invocation) ->
         on_ready: Some(Box::new(on_ready)),
         reload: Box::new(move || reload(&options)),
         reopen_logs: logging::reopen,
-        reopen_log: drop,
+        reopen_log: logging::write_to,
         invocation,
     };
     // Workers are forked inside and never return here.
@@ -130,6 +134,7 @@ fn reload(options: &Options) -> Result<Config, String> {
     match config::load(options) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            logging::change(&loaded.config.log)?;
             Ok(loaded.config)
         }
         Err(problems) => {

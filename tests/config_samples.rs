@@ -10,7 +10,8 @@ use rmogstored_master::config::Key;
 use crate::harness::skipped;
 
 /// Keys that are given an example, having no default; `server` prints nothing of its own.
-const WITHOUT_DEFAULT: [&str; 10] = [
+const WITHOUT_DEFAULT: [&str; 11] = [
+    "logfile",
     "accesslog",
     "httpgetlisten",
     "server",

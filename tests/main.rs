@@ -74,6 +74,8 @@ mod kill_storm;
 mod large_transfers;
 /// 7: connections that have had their last answer, in a quit.
 mod lingering;
+/// What the node says of itself.
+mod logs;
 /// What workers and connections cost.
 mod memory;
 /// Metrics and the status page.

@@ -35,7 +35,7 @@ _rmogstored() {
 
     case "${cmd}" in
         rmogstored)
-            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --require-mount --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --fsync --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --statuslisten --accesslog --accesslog-format --accesslog-only --slow-log --check-config --quickstart --version --help status upgrade scrub device"
+            opts="-d -c -s -W -V -? --daemonize --config --httplisten --mgmtlisten --docroot --require-mount --maxconns --pidfile --server --skipconfig --workers --worker-processes --multi --header-timeout --body-timeout --idle-timeout --stall-timeout --drain-timeout --max-queue --fsync --aio-threads --user --group --upgrade-timeout --status-fd --status-socket --statuslisten --loglevel --logformat --logfile --accesslog --accesslog-format --accesslog-only --slow-log --check-config --quickstart --version --help status upgrade scrub device"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -138,6 +138,18 @@ _rmogstored() {
                     return 0
                     ;;
                 --statuslisten)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --loglevel)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --logformat)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --logfile)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

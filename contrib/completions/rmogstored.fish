@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_rmogstored_global_optspecs
-    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= require-mount maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= statuslisten= accesslog= accesslog-format= accesslog-only= slow-log= check-config quickstart= V/version help
+    string join \n d/daemonize c/config= httplisten= mgmtlisten= docroot= require-mount maxconns= pidfile= server= s/skipconfig workers= W/worker-processes= multi header-timeout= body-timeout= idle-timeout= stall-timeout= drain-timeout= max-queue= fsync= aio-threads= user= group= upgrade-timeout= status-fd= status-socket= statuslisten= loglevel= logformat= logfile= accesslog= accesslog-format= accesslog-only= slow-log= check-config quickstart= V/version help
 end
 
 function __fish_rmogstored_needs_command
@@ -47,6 +47,9 @@ complete -c rmogstored -n "__fish_rmogstored_needs_command" -l upgrade-timeout -
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-fd -d 'Open descriptor that gets a JSON line for each event' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l status-socket -d 'Unix socket that gives the node\'s status to whoever connects' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l statuslisten -d 'Where metrics and a status page are served; off unless given' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l loglevel -d 'The least of what the node says: error, warn, info or debug [default: info]' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l logformat -d 'How it says it, on standard error and in a file [default: text]' -r
+complete -c rmogstored -n "__fish_rmogstored_needs_command" -l logfile -d 'A file for it, instead of standard error and syslog' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog -d 'A line for each HTTP request: into a file, to syslog, or off [default: off]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog-format -d 'How such a line is written [default: combined]' -r
 complete -c rmogstored -n "__fish_rmogstored_needs_command" -l accesslog-only -d 'Lines of these requests alone: writes, errors, slow; several with commas' -r

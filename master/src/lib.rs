@@ -10,7 +10,7 @@
 //! | `legacy` | what a successor is told of the devices |
 //! | [`limits`] | RLIMIT_NOFILE, raised to what maxconns needs |
 //! | [`listeners`] | binding what was not inherited |
-//! | `logs` | opening log files |
+//! | [`logs`] | opening log files |
 //! | `monitor` | metrics and the status page, from a process of their own |
 //! | [`notify`] | telling systemd |
 //! | [`pidfile`] | the pid file and its rules |
@@ -29,7 +29,7 @@ pub mod invocation;
 mod legacy;
 pub mod limits;
 pub mod listeners;
-mod logs;
+pub mod logs;
 mod monitor;
 pub mod notify;
 pub mod pidfile;

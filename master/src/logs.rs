@@ -21,7 +21,7 @@ use crate::{sys, title};
 const MODE: u32 = 0o640;
 
 /// Opens a log to be appended to; makes it if need be. Pipes need no reader, and never block.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let is_pipe = fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo());
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut options = OpenOptions::new();

@@ -62,6 +62,9 @@ fn each_new_key_is_an_option_with_dashes() {
         "accesslog_format",
         "accesslog_only",
         "slow_log",
+        "loglevel",
+        "logformat",
+        "logfile",
     ] {
         let meant = (Key::named(key).unwrap(), "7".to_owned());
         assert_eq!(pairs(&format!("--{}=7", key.replace('_', "-"))), [meant]);

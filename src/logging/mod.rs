@@ -13,14 +13,20 @@ mod queue;
 mod stderr;
 mod syslog;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Log, Metadata, Record};
 use nix::sys::signal::{SigSet, SigmaskHow};
+use rmogstored_master::config::LogConfig;
+use rmogstored_master::logs;
+use rmogstored_worker::access;
 
 use queue::Queue;
 use stderr::Stderr;
@@ -33,13 +39,23 @@ const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
 const STACK: usize = 128 * 1024;
 
 static LOGGER: Logger = Logger {
-    sinks: Mutex::new(Sinks { stderr: None, syslog: None, one_journal: false }),
+    sinks: Mutex::new(Sinks { file: None, stderr: None, syslog: None, one_journal: false }),
+    next_file: Mutex::new(None),
     queue: Queue::new(),
     queued: AtomicBool::new(false),
 };
 
+/// Lines on standard error and in a file are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// The file that is written to, for a reload that names another one.
+static PATH: Mutex<Option<PathBuf>> = Mutex::new(None);
+
 /// Starts logging in this process, without a thread. Its children inherit it.
-pub fn init() {
+///
+/// # Errors
+/// Tells why the log's file cannot be opened.
+pub fn init(config: &LogConfig) -> Result<(), String> {
     let mut sinks = LOGGER.sinks();
     sinks.syslog = Some(Syslog::open());
     sinks.stderr = Some(Stderr::open());
@@ -47,7 +63,36 @@ pub fn init() {
     drop(sinks);
     // Fails only when called again, and then the logger is the same.
     let _ = log::set_logger(&LOGGER);
-    log::set_max_level(LevelFilter::Info);
+    change(config)
+}
+
+/// What is said from now on, and where. The file is opened if it is another one.
+///
+/// # Errors
+/// Tells why the file cannot be opened; then nothing changes.
+pub fn change(config: &LogConfig) -> Result<(), String> {
+    let mut path = PATH.lock().unwrap_or_else(PoisonError::into_inner);
+    if *path != config.file {
+        let file = config.file.as_deref().map(|path| {
+            logs::open(path).map_err(|e| format!("cannot open the log {}: {e}", path.display()))
+        });
+        LOGGER.sinks().file = file.transpose()?.map(Stderr::file);
+        path.clone_from(&config.file);
+    }
+    JSON.store(config.json, Ordering::Relaxed);
+    log::set_max_level(config.level);
+    Ok(())
+}
+
+/// The log's file has been opened again.
+pub fn write_to(file: OwnedFd) {
+    // Not under the lock under which lines are written: a worker's loop comes here.
+    let mut next = LOGGER.next_file.lock().unwrap_or_else(PoisonError::into_inner);
+    *next = Some(file.into());
+}
+
+fn is_json() -> bool {
+    JSON.load(Ordering::Relaxed)
 }
 
 /// Called in a forked worker: from now on a thread of its own writes the lines.
@@ -61,8 +106,7 @@ pub fn in_worker() {
     }
 }
 
-/// Called for SIGUSR1. Neither standard error nor syslog is a file of ours to open again; what
-/// waits is written out.
+/// Called for SIGUSR1: what waits is written out. A file comes to [`write_to`] once it is open.
 pub fn reopen() {
     log::logger().flush();
 }
@@ -78,11 +122,13 @@ struct Line {
     time: SystemTime,
     level: Level,
     text: String,
+    /// Of the access log: for the syslog alone.
+    is_access: bool,
 }
 
 impl Line {
     fn now(level: Level, text: String) -> Self {
-        Self { time: SystemTime::now(), level, text }
+        Self { time: SystemTime::now(), level, text, is_access: false }
     }
 
     /// The line that stands for those that could not be written.
@@ -113,6 +159,8 @@ trait Sink {
 }
 
 struct Sinks {
+    /// Instead of the others, if there is one.
+    file: Option<Stderr>,
     stderr: Option<Stderr>,
     syslog: Option<Syslog>,
     /// Both end in systemd's journal: a line for each would be there twice.
@@ -121,6 +169,19 @@ struct Sinks {
 
 impl Sinks {
     fn take(&mut self, line: &Line) {
+        let next = LOGGER.next_file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(next) = next {
+            self.file = Some(Stderr::file(next));
+        }
+        if line.is_access {
+            if !self.syslog.as_mut().is_some_and(|syslog| syslog.write(line)) {
+                access::note_lost_in_syslog(1);
+            }
+            return;
+        }
+        if let Some(file) = &mut self.file {
+            return file.take(line);
+        }
         if self.one_journal && self.syslog.as_mut().is_some_and(|syslog| syslog.write(line)) {
             return;
         }
@@ -134,6 +195,10 @@ impl Sinks {
 
     /// Lines that never came out of the queue.
     fn note_lost(&mut self, count: u64) {
+        if let Some(file) = &mut self.file {
+            *file.lost() += count;
+            return;
+        }
         if let Some(stderr) = &mut self.stderr {
             *stderr.lost() += count;
         }
@@ -145,6 +210,8 @@ impl Sinks {
 
 struct Logger {
     sinks: Mutex<Sinks>,
+    /// To be written to from the next line on.
+    next_file: Mutex<Option<File>>,
     queue: Queue,
     queued: AtomicBool,
 }
@@ -161,10 +228,12 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
+        let is_access = record.target() == access::SYSLOG_TARGET;
+        if !is_access && !self.enabled(record.metadata()) {
             return;
         }
-        let line = Line::now(record.level(), record.args().to_string());
+        let text = record.args().to_string();
+        let line = Line { is_access, ..Line::now(record.level(), text) };
         if self.queued.load(Ordering::Acquire) {
             self.queue.push(line);
         } else {

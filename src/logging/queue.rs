@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rmogstored_worker::access;
+
 use super::Line;
 
 /// Lines that may wait; more are counted and dropped.
@@ -45,6 +47,8 @@ impl Queue {
         if state.lines.len() < ROOM {
             state.lines.push_back(line);
             self.filled.notify_one();
+        } else if line.is_access {
+            access::note_lost_in_syslog(1);
         } else {
             state.lost += 1;
         }

@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::fstat;
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
@@ -46,6 +47,11 @@ impl Stderr {
         Self::over(io::stderr())
     }
 
+    /// A file or pipe that was opened so that it never waits.
+    pub fn file(file: File) -> Self {
+        Self { output: Output::Own(file), lost: 0, torn: false }
+    }
+
     fn over(stderr: impl AsFd + Send + 'static) -> Self {
         let output = match kind(stderr.as_fd()) {
             Kind::Socket => Output::Socket(Box::new(stderr)),
@@ -76,7 +82,7 @@ impl Stderr {
 impl Sink for Stderr {
     /// A reader that has gone is no loss: nobody misses these lines.
     fn write(&mut self, line: &Line) -> bool {
-        let mut bytes = format(line);
+        let mut bytes = if super::is_json() { json(line) } else { format(line) };
         if self.torn {
             bytes.insert(0, b'\n');
         }
@@ -143,6 +149,22 @@ fn format(line: &Line) -> Vec<u8> {
     bytes
 }
 
+/// An object that fits as well: a text that is too long is cut.
+fn json(line: &Line) -> Vec<u8> {
+    let time = OffsetDateTime::from(line.time).format(CLOCK).unwrap_or_default();
+    let level = line.level.as_str().to_ascii_lowercase();
+    let mut text = line.text.as_str();
+    loop {
+        let object = json!({ "time": time, "pid": process::id(), "level": level, "text": text });
+        let mut bytes = object.to_string().into_bytes();
+        bytes.push(b'\n');
+        if bytes.len() <= LONGEST || text.is_empty() {
+            return bytes;
+        }
+        text = &text[..text.floor_char_boundary((text.len() / 2).min(LONGEST))];
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +189,7 @@ mod tests {
             time: UNIX_EPOCH + Duration::from_millis(1500),
             level: Level::Warn,
             text: text.into(),
+            is_access: false,
         }
     }
 
@@ -182,6 +205,18 @@ mod tests {
         assert_eq!(bytes.len(), LONGEST);
         assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);
         assert_eq!(bytes.last(), Some(&b'\n'));
+    }
+
+    #[test]
+    fn an_object_is_valid_and_fits_a_pipe() {
+        for text in ["hi", "a\n\"b\" é", &"\u{1}".repeat(9000)] {
+            let bytes = json(&line(text));
+            assert!(bytes.len() <= LONGEST && bytes.ends_with(b"}\n"));
+            let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(value["time"], "1970-01-01T00:00:01.500Z");
+            assert_eq!((&value["level"], &value["pid"]), (&"warn".into(), &process::id().into()));
+            assert!(text.starts_with(value["text"].as_str().unwrap()));
+        }
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Check<'_> {
             workers: self.workers(),
             settings: self.settings(),
             pidfile: self.pidfile(),
+            log: self.log(),
             identity: self.identity(),
             upgrade_timeout: self
                 .single(Key::UpgradeTimeout, values::positive_duration)
@@ -183,7 +184,7 @@ impl Check<'_> {
         for file in &self.options.files {
             self.refuse_relative("config", file, Origin::CommandLine);
         }
-        for key in [Key::Docroot, Key::Pidfile, Key::StatusSocket] {
+        for key in [Key::Docroot, Key::Pidfile, Key::StatusSocket, Key::Logfile] {
             for entry in self.written(key) {
                 self.refuse_relative(key.name(), Path::new(&entry.value), entry.origin);
             }

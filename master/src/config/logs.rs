@@ -4,11 +4,22 @@ use std::time::Duration;
 
 use rmogstored_worker::spec::{AccessSettings, LogTarget, Wanted};
 
+use super::LogConfig;
 use super::parse::Key;
 use super::values;
 use super::written::{Check, absolute};
 
 impl Check<'_> {
+    /// The node's own log.
+    pub(super) fn log(&mut self) -> LogConfig {
+        let default = LogConfig::default();
+        LogConfig {
+            level: self.single(Key::Loglevel, values::log_level).unwrap_or(default.level),
+            json: self.single(Key::Logformat, values::is_json).unwrap_or(default.json),
+            file: self.single(Key::Logfile, values::path).map(absolute),
+        }
+    }
+
     /// The access log, and from when on an operation is slow.
     pub(super) fn logs(&mut self) -> (Option<AccessSettings>, Duration) {
         let slow = self.single(Key::SlowLog, values::duration).unwrap_or(Duration::ZERO);

@@ -16,6 +16,8 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::LevelFilter;
+
 use crate::privileges::Identity;
 use rmogstored_worker::spec::{Service, Settings};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub settings: Settings,
     /// Where the master's process id is written.
     pub pidfile: Option<PathBuf>,
+    /// What the node says of itself, and where.
+    pub log: LogConfig,
     /// Whom workers run as; `None`: as whoever started the node.
     pub identity: Option<Identity>,
     /// How long a successor may take to be ready.
@@ -57,6 +61,23 @@ pub struct Config {
     pub status_socket: Option<PathBuf>,
     /// Where metrics and the status page are served.
     pub status_listen: Option<SocketAddr>,
+}
+
+/// The node's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The least of what is said.
+    pub level: LevelFilter,
+    /// Lines on standard error and in the file are JSON.
+    pub json: bool,
+    /// Goes there instead of to standard error and syslog.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for LogConfig {
+    fn default() -> LogConfig {
+        LogConfig { level: LevelFilter::Info, json: false, file: None }
+    }
 }
 
 /// One docroot and where it is served.

@@ -23,6 +23,9 @@ pub enum Key {
     Httplisten,
     IdleTimeout,
     Iostat,
+    Logfile,
+    Logformat,
+    Loglevel,
     MaxQueue,
     Maxconns,
     Mgmtlisten,
@@ -41,7 +44,7 @@ pub enum Key {
     Workers,
 }
 
-const NAMES: [(Key, &str); 31] = [
+const NAMES: [(Key, &str); 34] = [
     (Key::Accesslog, "accesslog"),
     (Key::AccesslogFormat, "accesslog_format"),
     (Key::AccesslogOnly, "accesslog_only"),
@@ -57,6 +60,9 @@ const NAMES: [(Key, &str); 31] = [
     (Key::Httplisten, "httplisten"),
     (Key::IdleTimeout, "idle_timeout"),
     (Key::Iostat, "iostat"),
+    (Key::Logfile, "logfile"),
+    (Key::Logformat, "logformat"),
+    (Key::Loglevel, "loglevel"),
     (Key::MaxQueue, "max_queue"),
     (Key::Maxconns, "maxconns"),
     (Key::Mgmtlisten, "mgmtlisten"),

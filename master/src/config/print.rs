@@ -65,6 +65,12 @@ fn write_node(text: &mut String, config: &Config) -> fmt::Result {
             line(text, Key::AccesslogOnly, log.only)?;
         }
     }
+    let log = &config.log;
+    line(text, Key::Loglevel, log.level.as_str().to_ascii_lowercase())?;
+    line(text, Key::Logformat, if log.json { "json" } else { "text" })?;
+    if let Some(path) = &log.file {
+        line(text, Key::Logfile, path.display())?;
+    }
     line(text, Key::SlowLog, seconds(settings.slow_log))?;
     line(text, Key::UpgradeTimeout, seconds(config.upgrade_timeout))?;
     if let Some(identity) = &config.identity {

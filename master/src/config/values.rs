@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use log::LevelFilter;
 use rmogstored_worker::scoreboard::MAX_WORKERS;
 use rmogstored_worker::spec::{Fsync, LogFormat, LogTarget, Wanted};
 
@@ -114,6 +115,26 @@ pub fn log_format(text: &str) -> Result<LogFormat, String> {
         "combined" => Ok(LogFormat::Combined),
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("'{text}' is neither combined nor json")),
+    }
+}
+
+/// `error`, `warn`, `info` or `debug`.
+pub fn log_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "error" => Ok(LevelFilter::Error),
+        "warn" => Ok(LevelFilter::Warn),
+        "info" => Ok(LevelFilter::Info),
+        "debug" => Ok(LevelFilter::Debug),
+        _ => Err(format!("'{text}' is none of error, warn, info, debug")),
+    }
+}
+
+/// `text` or `json`: whether it is the second.
+pub fn is_json(text: &str) -> Result<bool, String> {
+    match text {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err(format!("'{text}' is neither text nor json")),
     }
 }
 
@@ -367,6 +388,9 @@ mod tests {
         assert_eq!(log_target("off"), Ok(None));
         assert_eq!(log_target("syslog"), Ok(Some(LogTarget::Syslog)));
         assert_eq!(log_target("/l"), Ok(Some(LogTarget::File("/l".into()))));
+        assert_eq!(log_level("warn"), Ok(LevelFilter::Warn));
+        assert!(log_level("trace").is_err() && log_level("").is_err());
+        assert_eq!((is_json("text"), is_json("json")), (Ok(false), Ok(true)));
         assert!(log_target("/a#b").is_err() && log_format("common").is_err());
         let both = Wanted { writes: true, errors: true, slow: false };
         assert_eq!(wanted("writes, errors"), Ok(both));

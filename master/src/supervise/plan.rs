@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rmogstored_worker::spec::{AccessSettings, LogTarget, Service, Settings, Site, SiteId};
@@ -35,6 +35,8 @@ pub struct Plan {
     pub identity: Option<Identity>,
     /// What the access log is written to, if that is a file.
     pub accesslog: Option<Arc<File>>,
+    /// The file of the node's own log, if it has one.
+    pub logfile: Option<PathBuf>,
 }
 
 impl Plan {
@@ -121,6 +123,7 @@ impl Plan {
             settings: config.settings.clone(),
             identity: config.identity.clone(),
             accesslog: None,
+            logfile: config.log.file.clone(),
         }
     }
 }

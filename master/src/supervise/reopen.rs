@@ -29,6 +29,9 @@ impl Supervisor {
         if let Some(LogTarget::File(path)) = self.plan.access_target() {
             files.insert(Log::Access, path.clone());
         }
+        if let Some(path) = &self.plan.logfile {
+            files.insert(Log::Node, path.clone());
+        }
         if files.is_empty() {
             return self.links.send_all(&Down::ReopenLog { log: Log::Node });
         }
@@ -55,8 +58,9 @@ impl Supervisor {
         for Reopened { log, path, file } in opened {
             match file {
                 Ok(file) => {
-                    log::info!("{} is open again", path.display());
+                    let told = format!("{} is open again", path.display());
                     self.use_log(log, Arc::new(file), &LogTarget::File(path));
+                    log::info!("{told}");
                 }
                 Err(e) => log::error!("{}: cannot open it again: {e}", path.display()),
             }
@@ -64,6 +68,12 @@ impl Supervisor {
     }
 
     fn use_log(&mut self, log: Log, file: Arc<File>, target: &LogTarget) {
+        if log == Log::Node {
+            match file.try_clone() {
+                Ok(own) => (self.kit.reopen_log)(own.into()),
+                Err(e) => log::error!("{target}: {e}"),
+            }
+        }
         let before = self.renewal.as_mut().map(|renewal| &mut renewal.before);
         let plans = [Some(&mut self.plan), before].into_iter().flatten();
         plans.for_each(|plan: &mut Plan| plan.use_access_file(&file, target));

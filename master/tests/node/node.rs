@@ -78,6 +78,7 @@ fn config() -> Config {
             slow_log: Duration::ZERO,
         },
         pidfile: None,
+        log: Default::default(),
         identity: None,
         upgrade_timeout: Duration::from_secs(5),
         daemonize: false,

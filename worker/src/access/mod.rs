@@ -17,8 +17,9 @@ mod writer;
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 pub use asked::asked;
@@ -37,6 +38,16 @@ pub const SYSLOG_TARGET: &str = "rmogstored::accesslog";
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How long a worker that ends waits for its lines to be written.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// The counter of this worker.
+static LOST: OnceLock<&'static AtomicU64> = OnceLock::new();
+
+/// So many lines did not get to the syslog.
+pub fn note_lost_in_syslog(lines: u64) {
+    if let Some(lost) = LOST.get() {
+        lost.fetch_add(lines, Relaxed);
+    }
+}
 
 /// A worker's access log.
 #[derive(Debug)]
@@ -73,6 +84,7 @@ impl AccessLog {
             }
             _ => None,
         };
+        LOST.get_or_init(|| &slot.accesslog_lost);
         let (line, telling) = (Vec::new(), Repeated::new(INTERVAL));
         let told = slot.accesslog_lost.load(Relaxed);
         Ok(AccessLog { settings, worker, slot, slow, queue, line, told, telling })

@@ -1,7 +1,8 @@
 //! What a configuration prints loads as the same one, whatever it is.
 
 use super::*;
-use crate::config::{ListenerConfig, SiteConfig};
+use crate::config::{ListenerConfig, LogConfig, SiteConfig};
+use log::LevelFilter;
 use proptest::prelude::*;
 use rmogstored_worker::spec::{AccessSettings, LogFormat, LogTarget, Wanted};
 
@@ -92,6 +93,11 @@ proptest! {
             workers,
             settings,
             pidfile: pidfile.then(|| dir.join("pid")),
+            log: LogConfig {
+                level: if daemonize { LevelFilter::Debug } else { LevelFilter::Error },
+                json: pidfile,
+                file: require_mount.then(|| "/tmp/a log".into()),
+            },
             identity: None,
             upgrade_timeout: Duration::from_millis(1500),
             daemonize,

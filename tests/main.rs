@@ -110,6 +110,8 @@ mod reload;
 mod respawn;
 /// The command `scrub`.
 mod scrub;
+/// Fourteen things that go wrong, and who tells of them.
+mod sick_situations;
 /// 3: the sidechannel, line by line.
 mod sidechannel;
 /// 7: titles, workers that stand still, orphans.

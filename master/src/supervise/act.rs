@@ -237,9 +237,10 @@ impl Supervisor {
             return; // nobody is there to own them
         }
         let there: BTreeSet<DeviceKey> = owners.iter().map(|(key, _)| *key).collect();
-        for (key, _) in self.board.devices() {
+        for (key, slot) in self.board.devices() {
             if !there.contains(&key) {
                 log::info!("{key} is gone");
+                slot.failing.store(false, Relaxed); // Another disk may come in its place.
                 self.board.forget_device(key, !self.plan.devices.is_retired(key.site));
                 self.device_health.forget(key);
             }
@@ -255,6 +256,7 @@ impl Supervisor {
                 && key.devid != 0
             {
                 legacy.pass_on(docroot, key.devid, slot);
+                self.device_health.came_with(key, slot.faults.counts().of_disk());
                 found.insert(docroot);
             }
         }

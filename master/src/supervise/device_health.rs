@@ -57,7 +57,11 @@ pub(super) enum Change {
 
 /// All devices.
 #[derive(Debug, Default)]
-pub(super) struct DeviceHealth(BTreeMap<DeviceKey, Health>);
+pub(super) struct DeviceHealth {
+    devices: BTreeMap<DeviceKey, Health>,
+    /// Errors that a device had before it was first looked at, where there were any.
+    known: BTreeMap<DeviceKey, u64>,
+}
 
 #[derive(Debug)]
 struct Health {
@@ -87,7 +91,7 @@ impl Facts {
             stalled: slot.state() == DeviceState::Stalled,
             read_only: slot.read_only.load(Relaxed),
             full: slot.usage().is_some_and(|usage| usage.available == 0),
-            io_errors: faults.read_errors + faults.write_errors,
+            io_errors: faults.of_disk(),
             failed_before: slot.failing.load(Relaxed),
         }
     }
@@ -139,35 +143,44 @@ impl DeviceHealth {
         facts: Facts,
         now: (Instant, SystemTime),
     ) -> Vec<Change> {
-        let health = self.0.entry(device).or_insert_with(|| Health::new(&facts, now));
+        let known = self.known.get(&device).copied().unwrap_or(0);
+        let health = self.devices.entry(device).or_insert_with(|| Health::new(&facts, known, now));
         health.look(facts, now)
     }
 
     /// What is wrong with it, the worst, and since when that is so.
     pub fn of(&self, device: DeviceKey) -> (Option<Trouble>, Option<SystemTime>) {
-        let health = self.0.get(&device);
+        let health = self.devices.get(&device);
         (health.and_then(Health::worst), health.map(|health| health.since))
     }
 
     /// Whether its disk fails.
     pub fn is_failing(&self, device: DeviceKey) -> bool {
-        self.0.get(&device).is_some_and(|health| health.errors.failing)
+        self.devices.get(&device).is_some_and(|health| health.errors.failing)
     }
 
     /// The operator says that it is mended: true if it was failing.
     pub fn clear(&mut self, device: DeviceKey) -> bool {
-        self.0.get_mut(&device).is_some_and(|health| health.errors.clear())
+        self.devices.get_mut(&device).is_some_and(|health| health.errors.clear())
+    }
+
+    /// So many errors it had in all before it came here, and no more of them count: those of another
+    /// master's time.
+    pub fn came_with(&mut self, device: DeviceKey, io_errors: u64) {
+        self.known.insert(device, io_errors);
     }
 
     /// It is gone.
     pub fn forget(&mut self, device: DeviceKey) {
-        self.0.remove(&device);
+        if let Some(health) = self.devices.remove(&device) {
+            self.known.insert(device, health.errors.seen);
+        }
     }
 }
 
 impl Health {
-    fn new(facts: &Facts, (now, time): (Instant, SystemTime)) -> Health {
-        let (seen, failing) = (facts.io_errors, facts.failed_before);
+    fn new(facts: &Facts, seen: u64, (now, time): (Instant, SystemTime)) -> Health {
+        let failing = facts.failed_before;
         let last = failing.then_some(now);
         let errors = IoErrors { seen, failing, last, ..IoErrors::default() };
         Health { troubles: Vec::new(), since: time, errors }
@@ -262,10 +275,11 @@ mod tests {
     #[test]
     fn five_errors_in_a_minute_make_a_failing_disk_and_a_quiet_hour_ends_that() {
         let (mut all, clock) = (DeviceHealth::default(), Clock::new());
+        all.came_with(DEVICE, 100);
         let mut look = |io_errors, seconds| {
             all.look(DEVICE, Facts { io_errors, ..Facts::default() }, clock.after(seconds))
         };
-        assert_eq!(look(100, 0), [], "of a time that nobody knows");
+        assert_eq!(look(100, 0), [], "of another master's time");
         for (count, seconds) in [(101, 0), (102, 20), (103, 40), (104, 59), (105, 60)] {
             assert_eq!(look(count, seconds), [], "{seconds}");
         }
@@ -275,10 +289,21 @@ mod tests {
         assert_eq!(look(111, 3662), [Change::Has(Trouble::Failing)]);
     }
 
+    /// A device is first looked at some time after it is served.
+    #[test]
+    fn errors_before_the_first_look_count_and_those_before_it_went_do_not() {
+        let (mut all, clock) = (DeviceHealth::default(), Clock::new());
+        let bad = Facts { io_errors: 5, ..Facts::default() };
+        assert_eq!(all.look(DEVICE, bad, clock.after(0)), [Change::Has(Trouble::Failing)]);
+        all.forget(DEVICE);
+        assert_eq!(all.look(DEVICE, bad, clock.after(1)), [], "it has come again");
+    }
+
     #[test]
     fn operator_clears_a_failing_disk_that_fails_again_later() {
         let (mut all, clock) = (DeviceHealth::default(), Clock::new());
         let failed = Facts { failed_before: true, io_errors: 9, ..Facts::default() };
+        all.came_with(DEVICE, 9);
         assert_eq!(all.look(DEVICE, failed, clock.after(0)), [Change::Has(Trouble::Failing)]);
         assert!(all.is_failing(DEVICE) && all.clear(DEVICE) && !all.clear(DEVICE));
         assert_eq!(all.look(DEVICE, failed, clock.after(1)), [Change::Had(Trouble::Failing)]);

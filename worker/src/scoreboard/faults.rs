@@ -33,6 +33,13 @@ pub struct Faults {
     pub stalls: u64,
 }
 
+impl Faults {
+    /// What its disk could not do.
+    pub fn of_disk(&self) -> u64 {
+        self.read_errors + self.write_errors
+    }
+}
+
 impl FaultCounts {
     /// Counts an answer, if it is one of class 5xx.
     pub fn count_answer(&self, status: u16) {

@@ -34,6 +34,8 @@ mod daemon;
 mod device_states;
 /// 3: digests, and fsck's place among them.
 mod digest;
+/// What the documents tell people to type.
+mod docs;
 /// What a kernel or a sandbox does not allow.
 mod doors;
 /// 7: graceful quit.

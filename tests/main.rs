@@ -98,6 +98,8 @@ mod page;
 mod power_cuts;
 /// `user` and `group`.
 mod privileges;
+/// What is shipped for Prometheus and Grafana.
+mod prometheus;
 /// `--quickstart`.
 mod quickstart;
 /// 5: what a real disk's misbehaviour costs: loops, other devices, clients.

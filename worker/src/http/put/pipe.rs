@@ -3,12 +3,17 @@
 
 use std::cell::RefCell;
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use super::LARGE;
 use crate::sys::doors::Door;
 use crate::sys::pipe::Pipe;
 
 /// Larger ones cost a little less, and take more of what a user may have.
 const SIZE: usize = 512 * 1024;
+
+/// A limit on open files from which on a thread may have a pipe.
+const MANY: u64 = 1024;
 
 thread_local! {
     static KEPT: RefCell<Kept> = const { RefCell::new(Kept::Unknown) };
@@ -27,7 +32,7 @@ enum Kept {
 pub(super) fn take() -> Option<Pipe> {
     KEPT.with_borrow_mut(|kept| match std::mem::replace(kept, Kept::Unknown) {
         Kept::Here(pipe) => Some(pipe),
-        Kept::Unknown if Door::Splice.is_open() => {
+        Kept::Unknown if Door::Splice.is_open() && has_descriptors() => {
             let pipe = Pipe::new(SIZE, LARGE as usize);
             if let Err(e) = &pipe {
                 log::debug!("no pipe for bodies: {e}");
@@ -40,6 +45,11 @@ pub(super) fn take() -> Option<Pipe> {
             None
         }
     })
+}
+
+/// Two for each thread are no matter, but where there are few they are for connections and files.
+fn has_descriptors() -> bool {
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| soft >= MANY)
 }
 
 /// For the next piece. It must be empty.

@@ -244,8 +244,7 @@ pub fn copy_into(
 }
 
 /// Makes a file without a name, and has the folder that it goes to: the one that this thread has
-/// stored in last, if that is the same and takes it. One that was removed does not, and ext4 says
-/// EPERM then.
+/// stored in last, if that is the same and takes it. One that was removed does not: `ENOENT`.
 fn create_anonymous(
     on: &OnDisk,
     dir: &Arc<DeviceDir>,
@@ -256,6 +255,7 @@ fn create_anonymous(
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let create = |folder: Arc<DiskFd>| {
         let file = openat(folder.get(on), c".", flags, Mode::from_bits_truncate(0o666));
+        let file = file.map_err(|errno| if_removed(on, &folder, errno));
         file.map(|file| (DiskFd::new(file), folder)).in_call("openat")
     };
     // One that is to be flushed is opened each time: the kernel tells each descriptor of an error
@@ -270,6 +270,13 @@ fn create_anonymous(
         return Ok(created);
     }
     create(recent_folder::keep(on, dir, folder, open()?))
+}
+
+/// ext4 says EPERM in a folder that was removed since it was opened, as PUTs that fail do with the
+/// folders that they have made.
+fn if_removed(on: &OnDisk, folder: &DiskFd, errno: Errno) -> Errno {
+    let is_gone = || folder.stat(on).is_ok_and(|stat| stat.st_nlink == 0);
+    if errno == Errno::EPERM && is_gone() { Errno::ENOENT } else { errno }
 }
 
 /// Makes a file under a temporary name. What is mounted below the device has it in its own folder.

@@ -83,6 +83,25 @@ fn folder_that_is_removed_is_made_again() {
     assert_eq!(found(), "five");
 }
 
+/// Another PUT made it, failed, and took it away when this one had just opened it.
+#[test]
+fn folder_that_is_removed_under_the_open_is_missing_and_not_forbidden() {
+    let (docroot, device) = device();
+    let (on, progress) = (OnDisk::in_test(), Progress::in_test());
+    let dir = device.dir(&on).unwrap();
+    for mode in [Fsync::Off, Fsync::File] {
+        let flush = Flush::new(mode, &progress, false);
+        std::fs::create_dir_all(docroot.path().join("dev1/0/000/000")).unwrap();
+        let open = || {
+            let folder = open_folder(&on, &device, &dir, &path(), flush.folder_flags());
+            std::fs::remove_dir_all(docroot.path().join("dev1/0")).unwrap();
+            folder
+        };
+        let error = create_anonymous(&on, &dir, &path(), &flush, open).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOENT), "{mode:?}");
+    }
+}
+
 #[test]
 fn new_file_takes_no_name_that_is_taken() {
     for anonymous in [true, false] {

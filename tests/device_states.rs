@@ -79,6 +79,19 @@ fn full_device_is_told_in_few_lines_and_counted() {
     assert_eq!(node.event("device_recovered")["from"], "full");
 }
 
+/// Also what was counted in the last second of a worker.
+#[test]
+fn errors_that_have_no_line_yet_are_told_at_the_end() {
+    let Some(mut node) = small("64k") else { return };
+    let body = vec![7; 100 * 1024];
+    for number in 0..40 {
+        node.client().put(&format!("/dev1/file{number}"), &body).expect(507);
+    }
+    node.signal(Signal::SIGQUIT);
+    node.wait_for_exit();
+    until("all of them in the log", || told(&node, "No space left").0 == 40);
+}
+
 #[test]
 fn read_only_device_is_told() {
     let Some(node) = small("1m") else { return };

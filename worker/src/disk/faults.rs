@@ -66,7 +66,16 @@ pub fn note(
 
 /// Tells the rest when it is time. Called by the clock.
 pub fn tell() {
-    for ((device, errno), level, untold) in with(|kinds| kinds.rest(clock::instant())) {
+    tell_at(clock::instant());
+}
+
+/// Tells the rest now: the worker ends.
+pub fn tell_last() {
+    tell_at(clock::instant() + INTERVAL);
+}
+
+fn tell_at(now: Instant) {
+    for ((device, errno), level, untold) in with(|kinds| kinds.rest(now)) {
         let error = io::Error::from_raw_os_error(errno);
         let times = if untold == 1 { "time" } else { "times" };
         match errno {

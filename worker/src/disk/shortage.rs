@@ -36,6 +36,13 @@ pub fn tell() {
     }
 }
 
+/// Tells the rest now: the worker ends.
+pub fn tell_last() {
+    if let Some(untold) = with(|shortage| shortage.rest(clock::instant() + INTERVAL)) {
+        log::error!("no thread could be started: {untold} times more");
+    }
+}
+
 fn with<T>(action: impl FnOnce(&mut Repeated) -> T) -> T {
     action(&mut SHORTAGE.lock().unwrap_or_else(PoisonError::into_inner))
 }

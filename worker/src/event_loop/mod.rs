@@ -71,6 +71,7 @@ use crate::disk::hot_files::OpenFiles;
 use crate::disk::listings::Listings;
 use crate::disk::operation::Outcome;
 use crate::disk::work::Context;
+use crate::disk::{faults, shortage};
 use crate::event_loop::leaving::Drain;
 use crate::event_loop::loans::Loans;
 use crate::event_loop::schedule::Schedule;
@@ -263,6 +264,8 @@ impl Worker {
             self.schedule.end_round(self.clock.now());
         }
         self.busy.stop();
+        faults::tell_last();
+        shortage::tell_last();
         self.tracing.finish();
         Ok(())
     }

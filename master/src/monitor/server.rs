@@ -67,6 +67,7 @@ impl Server {
             accept_at: None,
             leaving: None,
         };
+        server.facts.hear(spec.told);
         server.hear();
         Ok(server)
     }

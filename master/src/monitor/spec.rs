@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use rmogstored_worker::scoreboard::Scoreboard;
 
+use super::news::News;
 use crate::supervise::counters::Counters;
 
 /// Everything it starts with.
@@ -14,6 +15,8 @@ pub struct Spec {
     pub(crate) listener: TcpListener,
     /// The master's news, line by line; non-blocking. Its end ends the monitor.
     pub(crate) link: UnixStream,
+    /// The first of them: how the node was when this was forked.
+    pub(crate) told: News,
     /// The numbers that all processes share.
     pub(crate) board: Scoreboard,
     /// What was done before this node.

@@ -201,11 +201,12 @@ impl Supervisor {
     /// step.
     pub(super) fn into_monitor(self, link: UnixStream) -> Outcome {
         titles::set_monitor();
+        let told = self.status_news();
         let renewing = self.policy.is_renewing();
         let Supervisor { plan, renewal, board, counters, .. } = self;
         let plan = renewal.filter(|_| renewing).map_or(plan, |renewal| renewal.before);
         let listener = plan.status.expect("it was forked for this listener").fd.into();
-        let spec = Spec { listener, link, board, counters: counters.for_reader() };
+        let spec = Spec { listener, link, told, board, counters: counters.for_reader() };
         Outcome::Monitor(Box::new(spec), plan.identity)
     }
 }

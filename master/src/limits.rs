@@ -7,8 +7,9 @@ use crate::config::Config;
 /// What a worker holds besides connections: standard streams, listeners, channels, inboxes.
 const BESIDES: u64 = 64;
 
-/// Descriptors that a disk thread may hold: the device, the file, a temporary, a folder.
-const PER_DISK_THREAD: u64 = 4;
+/// Descriptors that a disk thread may hold: the device, the file, a temporary, a folder, and both
+/// ends of a pipe.
+const PER_DISK_THREAD: u64 = 6;
 
 /// Raises the soft limit to what `config` may use, never past the hard limit, and logs a warning
 /// when not even its connections fit: the node then lives with what it has. Workers inherit it.

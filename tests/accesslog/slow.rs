@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Kind, Mode, Setup, SlowFs, fid_path, has_fuse, pattern, skipped};
+use crate::harness::{Kind, Mode, Setup, SlowFs, fid_path, has_fuse, pattern, skipped, until};
 
 /// The milliseconds of a part in a line.
 fn part(line: &str, name: &str) -> u64 {
@@ -39,22 +39,32 @@ fn what_was_slow_is_told_with_its_part() {
 
     disk.set(Mode::Work);
     disk.set_only(&[Kind::Look], crawl);
-    std::thread::sleep(Duration::from_millis(1100)); // one line a second
-    client.get(&fid_path(1, 2)).expect(404);
-    let line = node.logs(&format!("slow: GET {} of", fid_path(1, 2)));
+    // There is one line a second and device: the others are counted.
+    let told = format!("slow: GET {} of", fid_path(1, 2));
+    until("its line", || {
+        client.get(&fid_path(1, 2)).expect(404);
+        node.logged(&told) > 0
+    });
+    let line = node.logs(&told);
     assert_eq!(longest(&line), "open", "{line}");
 
     disk.set(Mode::Work);
-    client.put(&fid_path(1, 3), "a").expect(201);
+    let mut stored: Vec<_> = (10..50).map(|fid| fid_path(1, fid)).collect();
+    stored.iter().for_each(|path| _ = client.put(path, "a").expect(201));
     disk.set_only(&[Kind::Change], crawl);
-    std::thread::sleep(Duration::from_millis(1100));
-    client.delete(&fid_path(1, 3)).expect(204);
-    let line = node.logs(&format!("slow: DELETE {} of", fid_path(1, 3)));
+    until("its line", || {
+        client.delete(&stored.pop().expect("one a quarter of a second")).expect(204);
+        node.logged("slow: DELETE ") > 0
+    });
+    let line = node.logs("slow: DELETE ");
     assert!(line.contains(": 204 after "), "{line}");
     assert_eq!(longest(&line), "commit", "{line}");
-    std::thread::sleep(Duration::from_millis(1100));
-    client.put(&fid_path(1, 4), pattern(400_000)).expect(201);
-    let line = node.logs(&format!("slow: PUT {} of", fid_path(1, 4)));
+    let told = format!("slow: PUT {} of", fid_path(1, 4));
+    until("its line", || {
+        client.put(&fid_path(1, 4), pattern(400_000)).expect(201);
+        node.logged(&told) > 0
+    });
+    let line = node.logs(&told);
     assert!(part(&line, "write") >= 250, "{line}");
 }
 

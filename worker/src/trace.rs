@@ -115,9 +115,9 @@ impl Trace {
     /// of its body is behind that.
     pub fn note_answer(&self, answer: &[u8]) {
         let digits = answer.get(b"HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3));
-        let digits = digits.unwrap_or_default();
-        let status = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
-        self.status.store(status, Relaxed);
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let status = digits.and_then(|digits| digits.parse().ok());
+        self.status.store(status.unwrap_or(0), Relaxed);
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
         let body = end.map_or(0, |end| answer.len() - end - 4);
         self.add_sent(body as u64);

@@ -5,10 +5,13 @@ use std::fs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
-/// How many descriptors it has open.
+/// How many descriptors it has open, but for the watch on its docroot, which it has some time after
+/// its start.
 pub fn descriptors(pid: Pid) -> usize {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
-    entries.map_or(0, Iterator::count)
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_watch = |link: &std::path::PathBuf| link.ends_with("anon_inode:inotify");
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.filter(|link| !is_watch(link)).count()
 }
 
 /// How many of its threads work on disks.
